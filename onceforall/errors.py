@@ -1,0 +1,24 @@
+"""The one kind of error that is the user's to mend.
+
+Every room raises `InputError` for a mistake in a file, a field or a value; the
+command line prints it as one line and exits with status 2. This file knows
+nothing else.
+"""
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake in what was given: the message names what, where, and what would be right."""
+
+
+class MissingExtra(InputError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'onceforall[{extra}]'")
+
+
+def choices(values: Iterable[object]) -> str:
+    """Allowed values, as they are listed at the end of an error."""
+    return ", ".join(str(v) for v in values)

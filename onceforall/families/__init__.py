@@ -1,0 +1,47 @@
+"""The families of networks, by name.
+
+A family of your own is found by the entry point `onceforall.families`: a name and a
+function that returns a `Family`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any
+
+from onceforall.errors import InputError, choices
+from onceforall.families import mobilenetv3
+from onceforall.families.base import Family, block_name
+
+__all__ = ["Family", "block_name", "get", "names"]
+
+_FAMILIES: dict[str, Callable[..., Family]] = {
+    "mbv3_mini": mobilenetv3.mini,
+    "ofa_mbv3_w1.0": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.0", 1.0),
+    "ofa_mbv3_w1.2": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.2", 1.2),
+}
+
+
+def names() -> list[str]:
+    """All families that can be had here, those of plug-ins last."""
+    return [*_FAMILIES, *(p.name for p in entry_points(group="onceforall.families"))]
+
+
+def get(name: str, **settings: Any) -> Family:
+    """The family of that name; settings such as `classes` and `resolutions` are its own.
+
+    Raises:
+        InputError: no such family, or a setting it does not have.
+    """
+    make = _FAMILIES.get(name)
+    if make is None:
+        plugins = {p.name: p for p in entry_points(group="onceforall.families")}
+        if name not in plugins:
+            raise InputError(f"family: {name!r} is not known; there are {choices(names())}")
+        make = plugins[name].load()
+    try:
+        return make(**settings)
+    except TypeError as error:
+        raise InputError(f"family {name}: {error}") from None
