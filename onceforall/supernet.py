@@ -163,4 +163,3 @@ def importance_order(importance: Tensor, edges: Sequence[int]) -> Tensor:
             for low, high in zip(bounds[:-1], bounds[1:], strict=True)
         ]
     )
-

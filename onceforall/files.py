@@ -1,0 +1,86 @@
+"""Writing files so that nothing is lost: whole or not at all, and never over another.
+
+Knows paths and bytes only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from onceforall.errors import InputError
+
+
+def refuse_existing(path: Path, overwrite: bool = False) -> None:
+    """Raises InputError where something is at `path` already, or its folder cannot be made."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; name another path or remove it first")
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"{path}: {parent} is not a folder")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """Calls `write` with a temporary path beside `path` and moves the result into place.
+
+    A reader sees the old file or the new one, whole; on an error nothing is left behind.
+    """
+    refuse_existing(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
+    write_atomically(path, lambda p: _write(p, text), overwrite=overwrite)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any, *, overwrite: bool = False) -> None:
+    write_text(path, json.dumps(data, indent=1) + "\n", overwrite=overwrite)
+
+
+def read_json(path: Path) -> Any:
+    """Raises InputError where the file is missing or not JSON."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Raises InputError where the file is missing, a folder, or not text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, a file was expected") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None

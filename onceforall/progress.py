@@ -1,0 +1,71 @@
+"""Progress bars: on stderr, and only on a terminal. Knows nothing of what is counted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+class Bar:
+    """A bar of `total` steps; `advance` moves it, `note` is shown beside it."""
+
+    def __init__(self, update: object, task: object) -> None:
+        self._update, self._task = update, task
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        if self._update is not None:
+            extra = {} if note is None else {"note": note}
+            self._update(self._task, advance=steps, **extra)  # type: ignore[operator]
+
+
+@contextmanager
+def bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
+    """A bar with speed and time left while the block runs; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield Bar(None, None)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total, completed=done, note="")
+        yield Bar(progress.update, task)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a bar that counts them."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with bar(description, total) as shown:
+        for item in items:
+            yield item
+            shown.advance()
+
+
+def say(text: str) -> None:
+    """One line about the work, to stderr."""
+    print(text, file=sys.stderr, flush=True)

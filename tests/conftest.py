@@ -1,0 +1,17 @@
+"""Fixtures of all tests: where real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Measurements and networks published by others; not part of the repository."""
+    path = Path(os.environ.get("ONCEFORALL_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (path / "specialized.csv").is_file():
+        pytest.skip(f"no published data at {path} (set ONCEFORALL_TEST_DATA)")
+    return path
