@@ -1,0 +1,532 @@
+"""What was measured, and its files: `Record`, and `Labels`, the arrays that predictors learn from.
+
+Two forms of file. JSONL: one record a line, appended as the measuring goes on; a writer that is
+killed loses at most its last line. CSV: one arch a row, one metric a column, under
+`kernel_sizes,expand_ratios,depths,resolution` (digit strings, one digit a block or a stage;
+digits of absent blocks mean nothing) or, where a space has choices that are not one digit,
+under `arch` (`str(arch)`). This file knows no predictors, no devices and no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceforall import files
+from onceforall.errors import InputError, choices
+from onceforall.space import Arch, Population, Space
+
+DIGITS = ("kernel_sizes", "expand_ratios", "depths", "resolution")
+ARCH = "arch"
+
+Column = NDArray[np.str_]  # (n,) the cells of a column, as they were written
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement of one arch: `value` in `unit`, on `device` ("" where it has none).
+
+    Raises:
+        InputError: the value is not a finite number, or the metric has no name.
+    """
+
+    arch: Arch
+    metric: str
+    value: float
+    unit: str
+    device: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise InputError(f"record: metric: {self.metric!r} is not a name")
+        given = self.value
+        if isinstance(given, bool) or not isinstance(given, int | float | np.number):
+            raise InputError(f"record: {self.metric}: {given!r} is not a number")
+        if not math.isfinite(given):
+            raise InputError(f"record: {self.metric}: {given} is not a finite number")
+        object.__setattr__(self, "value", float(given))
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it."""
+        return {
+            "arch": str(self.arch),
+            "metric": self.metric,
+            "value": self.value,
+            "unit": self.unit,
+            "device": self.device,
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Record:
+        """The record that `to_dict` wrote; `device` and `provenance` may be left out.
+
+        Raises:
+            InputError: names the first field that is missing, unknown or of a wrong type.
+        """
+        if not isinstance(data, dict):
+            raise InputError(f"record: {type(data).__name__} given, an object was expected")
+        for name in ("arch", "metric", "value", "unit"):
+            if name not in data:
+                raise InputError(f"record: {name!r} is missing")
+        for name in data:
+            if name not in cls.__dataclass_fields__:
+                known = choices(cls.__dataclass_fields__)
+                raise InputError(f"record: unknown key {name!r}; it has {known}")
+        rest = {k: v for k, v in data.items() if k != "arch"}
+        for name in ("unit", "device"):
+            if not isinstance(rest.get(name, ""), str):
+                raise InputError(f"record: {name}: {rest[name]!r} is not a text")
+        if not isinstance(rest.get("provenance", {}), dict):
+            raise InputError(f"record: provenance: {rest['provenance']!r} is not an object")
+        if not isinstance(data["arch"], str):
+            raise InputError(f"record: arch: {data['arch']!r} is not a text")
+        return cls(Arch.parse(data["arch"]), **rest)
+
+
+# --- JSONL
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """The file, open for lines to be added (`add`); a torn last line is cut off first, so that
+    what a killed writer left behind never joins the next line."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, a file was expected")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _cut_torn_line(path)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def add(file: TextIO, record: Record) -> None:
+    """Appends one record to a JSONL file opened by `appending`, through to the disk's cache."""
+    file.write(json.dumps(record.to_dict()) + "\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """All records of a file. A last line without an end is what a killed writer left, and is
+    left out.
+
+    Raises:
+        InputError: names the line and what is wrong with it.
+    """
+    text = files.read_text(path)
+    lines = text.split("\n")[:-1]  # what follows the last line break is empty, or torn
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(Record.from_dict(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {number}: not JSON: {error}") from None
+        except InputError as error:
+            raise InputError(f"{path} line {number}: {error}") from None
+    return records
+
+
+def write_jsonl(path: Path, records: Sequence[Record], *, overwrite: bool = False) -> None:
+    """Writes a whole file, or nothing."""
+    text = "".join(json.dumps(r.to_dict()) + "\n" for r in records)
+    files.write_text(path, text, overwrite=overwrite)
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+
+
+# --- labels: arrays for predictors
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Archs and one measured value for each.
+
+    Attributes:
+        space: the space of the population. Its resolutions are those of the given space and
+            those met in the file.
+        population: (n, genes).
+        values: (n,) of `metric`, finite; in the order of the file.
+        columns: the other columns of the file, as text, (n,) each.
+        warnings: what a person should know before using them.
+    """
+
+    space: Space
+    metric: str
+    population: Population
+    values: NDArray[np.float64]
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: NDArray[Any]) -> Labels:
+        """The labels of some rows (indices or a mask)."""
+        return replace(
+            self,
+            population=self.population[rows],
+            values=self.values[rows],
+            columns={k: v[rows] for k, v in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The archs of a CSV or JSONL file, with all other columns as text."""
+
+    path: Path
+    space: Space
+    population: Population  # (n, genes)
+    columns: Mapping[str, Column]
+    lines: NDArray[np.int64]  # (n,) line of each row in the file, counted from 1
+
+    def numbers(self, name: str, *, positive: bool = False) -> NDArray[np.float64]:
+        """(n,) a column as finite numbers.
+
+        Raises:
+            InputError: no such column, or names the line and the value.
+        """
+        if name not in self.columns:
+            raise InputError(
+                f"{self.path}: column {name!r} is missing; it has {choices(self.columns)}"
+            )
+        values = np.empty(len(self.lines))
+        for row, text in enumerate(self.columns[name]):
+            try:
+                values[row] = float(text)
+            except ValueError:
+                values[row] = math.nan
+            wrong = ""
+            if not math.isfinite(values[row]):
+                wrong = "not a finite number"
+            elif positive and values[row] <= 0:
+                wrong = "not above 0"
+            if wrong:
+                raise InputError(
+                    f"{self.path} line {self.lines[row]}: {name}: {str(text)!r} is {wrong}"
+                )
+        return values
+
+
+def read_archs(path: Path, space: Space, metric: str | None = None) -> Sheet:
+    """The archs of a file, CSV or JSONL (by its suffix), and its other columns. With `metric`
+    only the rows of a JSONL file that are of this metric.
+
+    Resolutions that the space does not list are added to the sheet's space: networks are fully
+    convolutional, and records of other people are of other resolutions.
+
+    Raises:
+        InputError: names file, line, column and value: a missing column, a digit string of the
+            wrong length, an arch outside the space.
+    """
+    if path.suffix == ".jsonl":
+        return _sheet_of_jsonl(path, space, metric)
+    return _sheet_of_csv(path, space)
+
+
+def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:
+    """The archs of a file and their measured `metric`.
+
+    Rows that are equal in everything are one record; an arch that was measured several times
+    with different results is kept as often as it was measured, with a warning that says how far
+    the results are apart.
+
+    Raises:
+        InputError: as `read_archs`; a value that is not finite or, with `positive`, not above 0;
+            no rows at all.
+    """
+    sheet = read_archs(path, space, metric)
+    if not len(sheet.lines):
+        raise InputError(f"{path}: has no records")
+    values = sheet.numbers(metric, positive=positive)
+    rest = {k: v for k, v in sheet.columns.items() if k != metric}
+    labels = Labels(sheet.space, metric, sheet.population, values, rest)
+    return _merged(labels, path)
+
+
+def read_csv(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:
+    """`read_labels`, by the name that says its usual form."""
+    return read_labels(path, space, metric, positive=positive)
+
+
+def _merged(labels: Labels, path: Path) -> Labels:
+    """One row for rows that are equal in arch and in every column; a warning where an arch has
+    different values."""
+    first: dict[tuple[Any, ...], int] = {}
+    texts = list(zip(*labels.columns.values(), strict=True)) or [()] * len(labels)
+    for row in range(len(labels)):
+        key = (labels.population[row].tobytes(), labels.values[row], texts[row])
+        first.setdefault(key, row)
+    kept = labels.take(np.array(sorted(first.values())))
+    _, index, counts = np.unique(kept.population, axis=0, return_inverse=True, return_counts=True)
+    warnings = []
+    if counts.max() > 1:
+        repeated = np.flatnonzero(counts > 1)
+        order = index.reshape(-1)
+        spread = [np.ptp(kept.values[order == group]) for group in repeated]
+        if max(spread) > 0:
+            warnings.append(
+                f"{path}: {len(repeated)} archs were measured more than once; their"
+                f" {labels.metric} differs by {np.median(spread):.4g} (median),"
+                f" {max(spread):.4g} at most; all are kept as repeated measurements"
+            )
+    merged = len(labels) - len(kept)
+    if merged:
+        warnings.append(f"{path}: {merged} rows say what another says and were left out")
+    return replace(kept, warnings=tuple(warnings))
+
+
+# --- CSV
+
+
+def as_digits(space: Space) -> bool:
+    """Whether the archs of a space can be written as digit strings."""
+    return all(
+        len(stage.width) == 1
+        and all(v == int(v) and 0 <= v <= 9 for v in stage.depth + stage.kernel + stage.expand)
+        for stage in space.stages
+    )
+
+
+def arch_columns(space: Space, population: Population) -> dict[str, list[str]]:
+    """The columns that say which arch a row is; absent blocks get their smallest choice."""
+    if not as_digits(space):
+        return {ARCH: [str(arch) for arch in space.decode(population)]}
+    kernels, expands, depths = [], [], []
+    whole = space.canonical(population)
+    for s, stage in enumerate(space.stages):
+        depths.append(space.depth(whole, s))
+        for b in range(stage.blocks):
+            kernel, expand = space.block(whole, s, b)
+            kernels.append(np.array(stage.kernel)[kernel])
+            expands.append(np.array(stage.expand, int)[expand])
+    texts = [_joined(kernels), _joined(expands), _joined(depths)]
+    resolution = np.array(space.resolution)[whole[:, 0]]
+    return dict(zip(DIGITS, [*texts, [str(r) for r in resolution]], strict=True))
+
+
+def write_csv(
+    path: Path,
+    space: Space,
+    population: Population,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes archs and columns as one CSV, whole or not at all."""
+    every: dict[str, Any] = {**arch_columns(space, population), **columns}
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(every)
+    writer.writerows(zip(*every.values(), strict=True))
+    files.write_text(path, out.getvalue(), overwrite=overwrite)
+
+
+def _joined(digits: list[NDArray[Any]]) -> list[str]:
+    """One text a row of (blocks) x (n,) digits."""
+    if not len(digits[0]):
+        return []
+    codes = (np.stack(digits, 1) + ord("0")).astype(np.uint32)  # (n, blocks)
+    return [str(text) for text in np.ascontiguousarray(codes).view(f"<U{codes.shape[1]}")[:, 0]]
+
+
+def _sheet_of_csv(path: Path, space: Space) -> Sheet:
+    text = files.read_text(path)
+    reader = csv.reader(io.StringIO(text.lstrip("\ufeff")), strict=True)
+    try:
+        header = [name.strip() for name in next(reader)]
+        rows, lines = [], []
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except StopIteration:
+        raise InputError(f"{path}: is empty") from None
+    except csv.Error as error:
+        raise InputError(f"{path} line {reader.line_num}: {error}") from None
+    if rows and not text.endswith("\n") and len(rows[-1]) < len(header):
+        rows, lines = rows[:-1], lines[:-1]  # torn by a killed writer
+    twice = {name for name in header if header.count(name) > 1}
+    if twice:
+        raise InputError(f"{path}: column {sorted(twice)[0]!r} is there twice")
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise InputError(
+                f"{path} line {line}: {len(row)} cells, but the header has {len(header)} columns"
+            )
+    cells = [list(c) for c in zip(*rows, strict=True)] if rows else [[] for _ in header]
+    columns = {n: np.array(c, dtype=np.str_) for n, c in zip(header, cells, strict=True)}
+    at = np.array(lines, np.int64)
+    if ARCH in columns:
+        texts = columns.pop(ARCH)
+        whole, population = _of_texts(path, space, texts, at)
+    else:
+        for name in DIGITS:
+            if name not in columns:
+                raise InputError(
+                    f"{path}: column {name!r} is missing; archs are given as"
+                    f" {','.join(DIGITS)} or as {ARCH}"
+                )
+        if not as_digits(space):
+            raise InputError(
+                f"{path}: archs of {space.family} cannot be told by digits;"
+                f" give a column {ARCH!r} instead of {choices(DIGITS)}"
+            )
+        whole, population = _of_digits(path, space, [columns.pop(n) for n in DIGITS], at)
+    return Sheet(path, whole, population, columns, at)
+
+
+def _of_texts(
+    path: Path, space: Space, texts: Column, lines: NDArray[np.int64]
+) -> tuple[Space, Population]:
+    archs = []
+    for text, line in zip(texts, lines, strict=True):
+        try:
+            archs.append(Arch.parse(str(text)))
+            space.check(archs[-1], resolution=False)
+        except InputError as error:
+            raise InputError(f"{path} line {line}: {ARCH}: {error}") from None
+    whole = with_resolutions(space, [a.resolution for a in archs])
+    return whole, whole.encode(archs)
+
+
+def _of_digits(
+    path: Path, space: Space, columns: list[Column], lines: NDArray[np.int64]
+) -> tuple[Space, Population]:
+    blocks = sum(stage.blocks for stage in space.stages)
+    digits = []
+    for name, texts, length in zip(
+        DIGITS[:3], columns[:3], (blocks, blocks, len(space.stages)), strict=True
+    ):
+        digits.append(_digit_array(path, name, texts, length, lines))
+    kernels, expands, depths = digits
+    resolutions = []
+    for text, line in zip(columns[3], lines, strict=True):
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise InputError(
+                f"{path} line {line}: {DIGITS[3]}: {str(text)!r} is not a positive whole number"
+            )
+        resolutions.append(int(text))
+    whole = with_resolutions(space, resolutions)
+    population = np.zeros((len(lines), len(whole.genes)), np.int8)
+    population[:, 0] = np.searchsorted(whole.resolution, resolutions)
+    column, first = 1, 0
+    for s, stage in enumerate(whole.stages):
+        where = f"stage {s + 1} depth"
+        population[:, column + 1] = _index(
+            path, DIGITS[2], where, depths[:, s], stage.depth, lines, np.ones(len(lines), bool)
+        )
+        column += 2
+        for b in range(stage.blocks):
+            there = depths[:, s] > b
+            for name, given, values in (
+                (DIGITS[0], kernels, stage.kernel),
+                (DIGITS[1], expands, stage.expand),
+            ):
+                where = f"stage {s + 1} block {b + 1}"
+                population[:, column] = _index(
+                    path, name, where, given[:, first + b], values, lines, there
+                )
+                column += 1
+        first += stage.blocks
+    return whole, population
+
+
+def _digit_array(
+    path: Path, name: str, texts: Column, length: int, lines: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(n, length) the digits of a column."""
+    for text, line in zip(texts, lines, strict=True):
+        if len(text) != length or not (text.isascii() and text.isdigit()):
+            raise InputError(
+                f"{path} line {line}: {name}: {str(text)!r} is not {length} digits"
+                f" ({len(text)} characters)"
+            )
+    if not len(texts):
+        return np.zeros((0, length), np.int64)
+    codes = np.ascontiguousarray(texts.astype(f"<U{length}")).view(np.uint32)
+    return codes.reshape(len(texts), length).astype(np.int64) - ord("0")
+
+
+def _index(
+    path: Path,
+    name: str,
+    where: str,
+    given: NDArray[np.int64],
+    values: Sequence[float],
+    lines: NDArray[np.int64],
+    there: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """(n,) which of `values` each digit is; 0 where the block is not there."""
+    known = np.array(values)
+    index = np.searchsorted(known, given).clip(max=len(known) - 1)
+    wrong = np.flatnonzero(there & (known[index] != given))
+    if len(wrong):
+        raise InputError(
+            f"{path} line {lines[wrong[0]]}: {name}: {where} is {given[wrong[0]]};"
+            f" it can be {choices(values)}"
+        )
+    return np.where(there, index, 0)
+
+
+def with_resolutions(space: Space, resolutions: Sequence[int]) -> Space:
+    """The space with these resolutions added to its own."""
+    every = tuple(sorted({*space.resolution, *resolutions}))
+    if len(every) > 127:  # a gene is an int8
+        raise InputError(f"{space.family}: {len(every)} different resolutions; at most 127 fit")
+    return space if every == space.resolution else replace(space, resolution=every)
+
+
+def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
+    """One row a record; provenance as columns. With a metric only its records.
+
+    A metric of several devices is told apart as `metric@device`.
+    """
+    records = read_jsonl(path)
+    devices: dict[str, set[str]] = {}
+    for record in records:
+        devices.setdefault(record.metric, set()).add(record.device)
+    names = [r.metric if len(devices[r.metric]) == 1 else f"{r.metric}@{r.device}" for r in records]
+    rows, archs, lines = [], [], []
+    for number, (record, name) in enumerate(zip(records, names, strict=True), 1):
+        if metric not in (None, name):
+            continue
+        try:
+            space.check(record.arch, resolution=False)
+        except InputError as error:
+            raise InputError(f"{path} record {number}: {error}") from None
+        told = {k: str(v) for k, v in record.provenance.items() if isinstance(v, str | int | float)}
+        rows.append({**told, name: repr(record.value)})
+        archs.append(record.arch)
+        lines.append(number)
+    if metric is not None and records and not rows:
+        raise InputError(f"{path}: has no records of {metric!r}; it has {choices(set(names))}")
+    columns = {
+        name: np.array([row.get(name, "") for row in rows], np.str_)
+        for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    whole = with_resolutions(space, [a.resolution for a in archs])
+    return Sheet(path, whole, whole.encode(archs), columns, np.array(lines, np.int64))
