@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +53,23 @@ class ChannelGroup(NamedTuple):
 
     Each entry is a parameter's name and the dimension along which the channels lie;
     `importance` is the weight whose L1 norm per channel says how much each matters.
+    `elastic` channels are those whose number is the block's choice: see `hidden_channels`.
     """
 
     importance: tuple[str, int]
     members: tuple[tuple[str, int], ...]
+    elastic: bool = True
+
+
+@runtime_checkable
+class Elastic(Protocol):
+    """A block whose hidden channels are a choice, and can be sorted by importance."""
+
+    def hidden_channels(self, expand: float) -> int:
+        """How many the block has at an expand ratio."""
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """The channels that can change places, in the order to sort them."""
 
 
 class ConvNormAct(nn.Sequential):
@@ -83,6 +96,32 @@ class ConvNormAct(nn.Sequential):
             self.act = ACTIVATIONS[act]()
 
 
+class ConvNormActPool(ConvNormAct):
+    """`ConvNormAct` and a 3x3 max pooling of stride 2: the end of a ResNet's stem."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        act: str = "relu",
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, act=act, eps=eps)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+
+
+class ResidualConv(nn.Module):
+    """`ConvNormAct` beside a shortcut, all of (N, C, H, W)."""
+
+    def __init__(self, channels: int, kernel: int, act: str = "relu", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.residual = ConvNormAct(channels, channels, kernel, act=act, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + x
+
+
 class SqueezeExcite(nn.Module):
     """Scales each channel by a gate computed from all channels' means (Hu et al., 2018)."""
 
@@ -101,8 +140,9 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """Inverted residual block: expand, depthwise, squeeze-excite, project (MobileNetV3).
 
-    Hidden channels are `make_divisible(round(in * expand))`; the shortcut is there where
-    input and output have one shape, unless `shortcut=False`.
+    Hidden channels are `make_divisible(round(in * expand))`, or `hidden` where it is given;
+    the shortcut is there where input and output have one shape, unless `shortcut=False`.
+    With `expand=1` nothing is expanded; `expand=None` leaves the number to `hidden`.
     """
 
     def __init__(
@@ -110,15 +150,18 @@ class MBConv(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel: int,
-        expand: float,
+        expand: float | None,
         stride: int = 1,
         act: str = "relu",
         se: bool = False,
         shortcut: bool = True,
         eps: float = 1e-5,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        hidden = make_divisible(round(in_channels * expand))
+        self.in_channels = in_channels
+        if hidden is None:
+            hidden = self.hidden_channels(1 if expand is None else expand)
         self.shortcut = shortcut and stride == 1 and in_channels == out_channels
         self.expand: nn.Module | None = None
         if expand != 1:
@@ -137,21 +180,83 @@ class MBConv(nn.Module):
         y = self.project(y)
         return x + y if self.shortcut else y
 
+    def hidden_channels(self, expand: float) -> int:
+        """How many the block has at an expand ratio."""
+        return make_divisible(round(self.in_channels * expand))
+
     def channel_groups(self) -> list[ChannelGroup]:
         """The hidden channels, then those inside the squeeze-excite; in the order to sort them."""
         if self.expand is None:
             return []  # the hidden channels are the input's: not this block's to move
-        norm = ("weight", "bias", "running_mean", "running_var")
-        hidden = [("expand.conv.weight", 0), *((f"expand.norm.{n}", 0) for n in norm)]
-        hidden += [("depthwise.conv.weight", 0), *((f"depthwise.norm.{n}", 0) for n in norm)]
+        hidden = [*_outputs("expand"), *_outputs("depthwise")]
         hidden += [("project.conv.weight", 1)]
         groups = [ChannelGroup(("project.conv.weight", 1), tuple(hidden))]
         if self.se is not None:
             hidden += [("se.reduce.weight", 1), ("se.expand.weight", 0), ("se.expand.bias", 0)]
             groups[0] = ChannelGroup(("project.conv.weight", 1), tuple(hidden))
             inner = (("se.reduce.weight", 0), ("se.reduce.bias", 0), ("se.expand.weight", 1))
-            groups.append(ChannelGroup(("se.expand.weight", 1), inner))
+            groups.append(ChannelGroup(("se.expand.weight", 1), inner, elastic=False))
         return groups
+
+
+class Bottleneck(nn.Module):
+    """ResNet-D's bottleneck block: 1x1, KxK (strided), 1x1.
+
+    Hidden channels are `make_divisible(round(out * expand))`, or `hidden` where it is given. The
+    shortcut is the input where shapes agree, else an average pooling and a 1x1 convolution
+    (He et al., "Bag of tricks", 2019, ResNet-D); with `pooled=False` a strided convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        expand: float,
+        stride: int = 1,
+        act: str = "relu",
+        pooled: bool = True,
+        eps: float = 1e-5,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        hidden = self.hidden_channels(expand) if hidden is None else hidden
+        self.conv1 = ConvNormAct(in_channels, hidden, act=act, eps=eps)
+        self.conv2 = ConvNormAct(hidden, hidden, kernel, stride, act=act, eps=eps)
+        self.conv3 = ConvNormAct(hidden, out_channels, eps=eps)
+        self.pool: nn.Module | None = None
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            if pooled and stride != 1:
+                self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True)
+            left = 1 if pooled else stride
+            self.downsample = ConvNormAct(in_channels, out_channels, stride=left, eps=eps)
+        self.act = ACTIVATIONS[act]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.pool(x) if self.pool is not None else x
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+        return self.act(self.conv3(self.conv2(self.conv1(x))) + shortcut)
+
+    def hidden_channels(self, expand: float) -> int:
+        """How many the block has at an expand ratio."""
+        return make_divisible(round(self.out_channels * expand))
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """The channels into conv3, then those into conv2; in the order to sort them."""
+        groups = []
+        for maker, reader in (("conv2", "conv3"), ("conv1", "conv2")):
+            read = (f"{reader}.conv.weight", 1)
+            groups.append(ChannelGroup(read, (*_outputs(maker), read)))
+        return groups
+
+
+def _outputs(name: str) -> tuple[tuple[str, int], ...]:
+    """The parameters of a `ConvNormAct` that lie along its output channels."""
+    norm = ("weight", "bias", "running_mean", "running_var")
+    return ((f"{name}.conv.weight", 0), *((f"{name}.norm.{n}", 0) for n in norm))
 
 
 def init_weights(network: nn.Module, generator: torch.Generator | None = None) -> None:

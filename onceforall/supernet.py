@@ -14,6 +14,7 @@ are lent like every other tensor. This file knows no training loop and no files.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from onceforall.families import Family, block_name
-from onceforall.layers import Layer, MBConv, init_weights, make_divisible
+from onceforall.layers import Elastic, Layer, init_weights
 from onceforall.space import Arch, Space
 
 
@@ -129,23 +130,17 @@ class SuperNet(nn.Module):
             ratios = sorted(formed or stage.expand[-1:], reverse=True)
             for b in range(stage.blocks):
                 block = self.network.get_submodule(block_name(s, b))
-                if not hasattr(block, "channel_groups"):
+                if not isinstance(block, Elastic):
                     continue
                 tensors = {**dict(block.named_parameters()), **dict(block.named_buffers())}
-                bands = self._band_edges(block, ratios)
                 for group in block.channel_groups():
+                    edges = [block.hidden_channels(r) for r in ratios[1:]] if group.elastic else []
                     weight, dim = group.importance
-                    importance = tensors[weight].abs().transpose(0, dim).flatten(1).sum(1)
-                    order = importance_order(importance, bands)
+                    others = [d for d in range(tensors[weight].dim()) if d != dim]
+                    importance = tensors[weight].abs().sum(others)
+                    order = importance_order(importance, edges)
                     for member, dim in group.members:
                         tensors[member].copy_(tensors[member].index_select(dim, order))
-                    bands = []  # the channels inside a squeeze-excite have no bands
-
-    @staticmethod
-    def _band_edges(block: nn.Module, ratios: Sequence[float]) -> list[int]:
-        assert isinstance(block, MBConv) and isinstance(block.expand, nn.Sequential)
-        in_channels = block.expand.conv.in_channels
-        return [make_divisible(round(in_channels * ratio)) for ratio in ratios[1:]]
 
 
 def center_crop(kernel: Tensor, size: int) -> Tensor:
@@ -160,6 +155,6 @@ def importance_order(importance: Tensor, edges: Sequence[int]) -> Tensor:
     return torch.cat(
         [
             low + torch.argsort(importance[low:high], descending=True, stable=True)
-            for low, high in zip(bounds[:-1], bounds[1:], strict=True)
+            for low, high in itertools.pairwise(bounds)
         ]
     )

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from onceforall.errors import InputError, choices
-from onceforall.families import mobilenetv3
+from onceforall.families import mobilenetv3, proxylessnas, resnet
 from onceforall.families.base import Family, block_name
 
 __all__ = ["Family", "block_name", "get", "names"]
@@ -21,6 +21,8 @@ _FAMILIES: dict[str, Callable[..., Family]] = {
     "mbv3_mini": mobilenetv3.mini,
     "ofa_mbv3_w1.0": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.0", 1.0),
     "ofa_mbv3_w1.2": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.2", 1.2),
+    "ofa_proxyless_w1.3": partial(proxylessnas.imagenet, "ofa_proxyless_w1.3", 1.3),
+    "ofa_resnet50": partial(resnet.imagenet, "ofa_resnet50"),
 }
 
 

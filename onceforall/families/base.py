@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from onceforall.layers import Layer
+from onceforall.layers import ConvNormAct, Layer, MBConv, layer
 from onceforall.space import Arch, Space
 
 
@@ -75,6 +76,84 @@ class Family(ABC):
     def build(self, arch: Arch) -> nn.Sequential:
         """An ordinary network with fresh weights; (N, in_channels, R, R) -> (N, classes)."""
         return nn.Sequential(OrderedDict((n, x.build()) for n, x in self.plan(arch).items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier(Family):
+    """What all image classifiers have in common: their input, their classes, their last layers."""
+
+    space: Space
+    stem_width: int
+    in_channels: int = 3
+    classes: int = 1000
+    dropout: float = 0.0  # before the classifier, in training
+
+    def settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"in_channels": self.in_channels, "classes": self.classes}
+        if self.dropout:
+            settings["dropout"] = self.dropout
+        return settings | {"resolutions": list(self.space.resolution)}
+
+    def classifier(self, features: int) -> dict[str, Layer]:
+        """The layers from (N, features, 1, 1) to (N, classes)."""
+        layers = {"flatten": layer(nn.Flatten)}
+        if self.dropout:
+            layers["dropout"] = layer(nn.Dropout, p=self.dropout)
+        layers["classifier"] = layer(nn.Linear, in_features=features, out_features=self.classes)
+        return layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedResidual(Classifier):
+    """Networks of `MBConv`: a stem, a fixed first block, elastic stages.
+
+    `strides`, `acts` and `ses` have one entry a stage.
+    """
+
+    stem_channels: int
+    strides: tuple[int, ...]
+    acts: tuple[str, ...]
+    ses: tuple[bool, ...]
+    stem_act: str = "h_swish"
+    first_act: str = "relu"
+    eps: float = 1e-5  # of every batch norm
+
+    def stem(self) -> dict[str, Layer]:
+        return {
+            "stem": layer(
+                ConvNormAct,
+                in_channels=self.in_channels,
+                out_channels=self.stem_channels,
+                kernel=3,
+                stride=2,
+                act=self.stem_act,
+                eps=self.eps,
+            ),
+            "first_block": layer(
+                MBConv,
+                in_channels=self.stem_channels,
+                out_channels=self.stem_width,
+                kernel=3,
+                expand=1,
+                act=self.first_act,
+                eps=self.eps,
+            ),
+        }
+
+    def block(
+        self, stage: int, position: int, kernel: int, expand: float, width_in: int, width: int
+    ) -> Layer:
+        return layer(
+            MBConv,
+            in_channels=width_in,
+            out_channels=width,
+            kernel=kernel,
+            expand=expand,
+            stride=self.strides[stage] if position == 0 else 1,
+            act=self.acts[stage],
+            se=self.ses[stage],
+            eps=self.eps,
+        )
 
 
 def block_name(stage: int, position: int) -> str:

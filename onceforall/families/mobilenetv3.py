@@ -8,71 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from onceforall.errors import InputError
-from onceforall.families.base import Family
-from onceforall.layers import ConvNormAct, Layer, MBConv, layer, make_divisible
+from onceforall.families.base import InvertedResidual
+from onceforall.layers import ConvNormAct, Layer, layer, make_divisible
 from onceforall.space import Space, Stage
 
 
-@dataclass(frozen=True)
-class MobileNetV3(Family):
-    """A MobileNetV3-like family: a stem, a fixed first block, elastic stages of `MBConv`, a head.
+@dataclass(frozen=True, kw_only=True)
+class MobileNetV3(InvertedResidual):
+    """A MobileNetV3-like family: its last layers expand, pool, and then mix features."""
 
-    `strides`, `acts` and `ses` have one entry a stage.
-    """
-
-    space: Space
-    stem_channels: int
-    stem_width: int  # channels of the fixed first block
-    strides: tuple[int, ...]
-    acts: tuple[str, ...]
-    ses: tuple[bool, ...]
     final_expand: int
     feature_mix: int
-    in_channels: int = 3
-    classes: int = 1000
-    dropout: float = 0.0  # before the classifier, in training
-
-    def stem(self) -> dict[str, Layer]:
-        return {
-            "stem": layer(
-                ConvNormAct,
-                in_channels=self.in_channels,
-                out_channels=self.stem_channels,
-                kernel=3,
-                stride=2,
-                act="h_swish",
-            ),
-            "first_block": layer(
-                MBConv,
-                in_channels=self.stem_channels,
-                out_channels=self.stem_width,
-                kernel=3,
-                expand=1,
-                act="relu",
-            ),
-        }
-
-    def block(
-        self, stage: int, position: int, kernel: int, expand: float, width_in: int, width: int
-    ) -> Layer:
-        return layer(
-            MBConv,
-            in_channels=width_in,
-            out_channels=width,
-            kernel=kernel,
-            expand=expand,
-            stride=self.strides[stage] if position == 0 else 1,
-            act=self.acts[stage],
-            se=self.ses[stage],
-        )
 
     def tail(self, width_in: int) -> dict[str, Layer]:
-        layers = {
+        return {
             "final_expand": layer(
                 ConvNormAct, in_channels=width_in, out_channels=self.final_expand, act="h_swish"
             ),
@@ -84,20 +37,7 @@ class MobileNetV3(Family):
                 act="h_swish",
                 norm=False,
             ),
-            "flatten": layer(nn.Flatten),
-        }
-        if self.dropout:
-            layers["dropout"] = layer(nn.Dropout, p=self.dropout)
-        layers["classifier"] = layer(
-            nn.Linear, in_features=self.feature_mix, out_features=self.classes
-        )
-        return layers
-
-    def settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"in_channels": self.in_channels, "classes": self.classes}
-        if self.dropout:
-            settings["dropout"] = self.dropout
-        return settings | {"resolutions": list(self.space.resolution)}
+        } | self.classifier(self.feature_mix)
 
 
 def imagenet(
@@ -114,7 +54,7 @@ def imagenet(
     )
     stages = (Stage((2, 3, 4), (3, 5, 7), (3, 4, 6), (width,)) for width in widths)
     return MobileNetV3(
-        Space(name, tuple(resolutions), tuple(stages)),
+        space=Space(name, tuple(resolutions), tuple(stages)),
         stem_channels=stem,
         stem_width=first,
         strides=(2, 2, 2, 1, 2),
@@ -140,7 +80,7 @@ def mini(
         raise InputError(f"{name}: resolutions: {min(resolutions)} is below 8 pixels")
     widths = (16, 24, 40)
     return MobileNetV3(
-        Space(
+        space=Space(
             name,
             tuple(sorted(resolutions)),
             tuple(Stage((1, 2, 3), (3, 5), (2, 3, 4), (width,)) for width in widths),
