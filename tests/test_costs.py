@@ -1,0 +1,239 @@
+"""Costs against hand counts, torch's own counter, published numbers, and tables against costs."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from onceforall import families
+from onceforall.costs import cost, cost_tables, layer_cost, layer_table, unique_layers
+from onceforall.errors import InputError
+from onceforall.families import Family
+from onceforall.layers import ConvNormAct, MBConv, layer
+from onceforall.tables import Table
+
+COSTS = ("macs", "params", "peak_activation_bytes")
+
+
+@pytest.fixture(scope="module", params=families.names())
+def family(request: pytest.FixtureRequest) -> Family:
+    return families.get(request.param)
+
+
+@pytest.fixture(scope="module")
+def tables(family: Family) -> dict[str, Table]:
+    resolutions = family.space.resolution
+    return cost_tables(family, sorted({resolutions[0], resolutions[1], resolutions[-1]}))
+
+
+def test_convolution_by_hand():
+    # out 8x16x16 from 3x32x32, kernel 3, stride 2
+    found = cost(ConvNormAct(3, 8, 3, 2, act="relu"), (3, 32, 32))
+    outputs = 8 * 16 * 16
+    assert found.output_shape == (8, 16, 16)
+    assert found.macs == outputs * 3 * 9
+    assert found.params == 8 * 3 * 9 + 2 * 8
+    assert found.flops == found.macs + 2 * outputs + outputs  # batch norm, ReLU
+    # at the convolution both are alive; batch norm and ReLU write in place
+    assert found.peak_activation_bytes == 4 * (3 * 32 * 32 + outputs)
+    assert [(row.name, row.kind, row.macs, row.params) for row in found.rows] == [
+        ("conv", "Conv2d", found.macs, 216),
+        ("norm", "BatchNorm2d", 0, 16),
+        ("act", "ReLU", 0, 0),
+    ]
+
+
+def test_inverted_residual_by_hand():
+    # 16 -> 64 -> 16 channels at 10x10, kernel 5, squeeze-excite to 16, shortcut
+    found = cost(MBConv(16, 16, 5, 4, act="h_swish", se=True), (16, 10, 10))
+    x, hidden = 16 * 100, 64 * 100
+    assert found.macs == x * 64 + hidden * 25 + 2 * 64 * 16 + x * 64
+    assert found.params == 2 * (16 * 64) + 64 * 25 + 2 * (64 + 64 + 16) + 2 * 64 * 16 + 16 + 64
+    # at the product of the squeeze-excite: block input (kept for the shortcut), its two
+    # factors and its output
+    assert found.peak_activation_bytes == 4 * (x + hidden + 64 + hidden)
+
+
+def test_memory_of_a_value_that_is_read_again():
+    class Kept(nn.Module):
+        def forward(self, x):
+            y = F.relu(x)  # x is read again: not in place
+            return x + y
+
+    found = cost(Kept(), (2, 3, 3))
+    assert found.peak_activation_bytes == 4 * 3 * 18  # x, y and their sum
+
+    class Chain(nn.Module):
+        def forward(self, x):
+            return torch.flatten(F.relu(x), 1)  # in place, then a view
+
+    found = cost(Chain(), (2, 3, 3))
+    assert found.peak_activation_bytes == 4 * 18
+    assert found.output_shape == (18,)
+
+
+def test_a_view_keeps_its_memory_alive():
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(18, 5)
+
+        def forward(self, x):
+            flat = torch.flatten(x, 1)
+            once = self.linear(flat)
+            return once + self.linear(flat)
+
+    # second linear: x (through the view), first result, second result
+    assert cost(Viewed(), (2, 3, 3)).peak_activation_bytes == 4 * (18 + 5 + 5)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("size", [7, 8, 9])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ceil: nn.AvgPool2d(2, 2, ceil_mode=ceil),
+        lambda ceil: nn.AvgPool2d(3, 2, 1, ceil_mode=ceil),
+        lambda ceil: nn.MaxPool2d(3, 2, 1, ceil_mode=ceil),
+        lambda ceil: nn.MaxPool2d((3, 2), (2, 3), dilation=2, ceil_mode=ceil),
+        lambda ceil: nn.Conv2d(4, 6, 3, 2, 1, dilation=2, groups=2),
+        lambda ceil: nn.Conv2d(4, 6, (3, 1), padding="same"),
+        lambda ceil: nn.AdaptiveAvgPool2d((3, None)),
+    ],
+)
+def test_shapes_are_those_of_torch(make, size, ceil):
+    module = make(ceil)
+    assert (
+        cost(module, (4, size, size)).output_shape
+        == module(torch.zeros(1, 4, size, size)).shape[1:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "params"),
+    [  # authors' supernets at 224 px: largest, smallest; millions
+        ("ofa_mbv3_w1.0", (566.2, 121.3), (7.665, 3.411)),
+        ("ofa_mbv3_w1.2", (843.1, 193.1), (10.702, 4.602)),
+        ("ofa_proxyless_w1.3", (1005, 266), (7.942, 3.716)),
+        ("ofa_resnet50", (7492, 962), (48.106, 6.469)),
+    ],
+)
+def test_published_numbers(name, macs, params):
+    family = families.get(name)
+    for arch, mmacs, mparams in zip(
+        (family.space.largest(), family.space.smallest()), macs, params, strict=True
+    ):
+        with torch.device("meta"):
+            found = cost(family.build(arch), (3, 224, 224))
+        assert found.macs / 1e6 == pytest.approx(mmacs, abs=0.06 if mmacs < 900 else 0.5)
+        assert found.params / 1e6 == pytest.approx(mparams, abs=0.006)
+
+
+def test_macs_are_half_of_torchs_flops(family: Family):
+    for arch in (*family.space.decode(family.space.sample(np.random.default_rng(0), 4)),):
+        with torch.device("meta"):
+            network = family.build(arch).eval()
+            image = torch.zeros(1, family.in_channels, arch.resolution, arch.resolution)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            out = network(image)
+        found = cost(network, image.shape[1:])
+        assert 2 * found.macs == counter.get_total_flops()
+        assert found.params == sum(p.numel() for p in network.parameters())
+        assert found.output_shape == out.shape[1:]
+
+
+@pytest.mark.parametrize("n", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_tables_are_the_costs_of_the_networks(family: Family, tables: dict[str, Table], n: int):
+    space = tables["macs"].space
+    population = space.sample(np.random.default_rng(n), n)
+    population = np.concatenate([population, space.encode([space.largest(), space.smallest()])])
+    values = {name: tables[name](population) for name in COSTS}
+    for i, arch in enumerate(space.decode(population)):
+        with torch.device("meta"):
+            network = family.build(arch)
+        found = cost(network, (family.in_channels, arch.resolution, arch.resolution))
+        for name in COSTS:
+            assert values[name][i] == getattr(found, name), (name, str(arch))
+
+
+def test_extremes_are_the_largest_and_smallest(family: Family, tables: dict[str, Table]):
+    space = tables["macs"].space
+    for name in COSTS:
+        assert tables[name].minimum()[0] == tables[name].of(space.smallest())
+        assert tables[name].maximum()[0] == tables[name].of(space.largest())
+
+
+def test_layer_tables_and_unique_layers(family: Family):
+    resolution = family.space.resolution[0]
+    unique = unique_layers(family, [resolution])
+    assert len(unique) == len(set(unique))
+    number = {pair: float(i + 1) for i, pair in enumerate(unique)}
+    table = layer_table(family, lambda layer, shape: number[layer, shape], "sum", [resolution])
+    for arch in table.space.decode(table.space.sample(np.random.default_rng(2), 20)):
+        shape: tuple[int, ...] = (family.in_channels, resolution, resolution)
+        total = 0.0
+        for each in family.plan(arch).values():
+            total += number[each, shape]
+            shape = layer_cost(each, shape).output_shape
+        assert table.of(arch) == total
+
+
+def test_an_operation_without_a_rule_is_named():
+    with pytest.raises(InputError, match="0: no rule says what LSTM costs"):
+        cost(nn.Sequential(nn.LSTM(3, 3)), (3, 4))
+
+    class Sine(nn.Module):
+        def forward(self, x):
+            return torch.sin(x)
+
+    with pytest.raises(InputError, match="no rule says what sin costs"):
+        cost(Sine(), (3, 4, 4))
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(InputError, match=r"conv: \(3, H, W\) expected, \(1, 8, 8\) given"):
+        cost(ConvNormAct(3, 8), (1, 8, 8))
+    with pytest.raises(InputError, match="5 features expected, 4 given"):
+        cost(nn.Linear(5, 2), (4,))
+
+
+def test_a_layer_is_traced_once():
+    made = []
+
+    def make(channels: int) -> nn.Module:
+        made.append(channels)
+        return nn.Conv2d(channels, channels, 1)
+
+    for size in (8, 16, 8):
+        assert layer_cost(layer(make, channels=4), (4, size, size)).macs == 16 * size * size
+    assert made == [4]
+
+
+@pytest.mark.data
+def test_mmrazors_flops_of_its_published_networks(data_dir):
+    """70.88M FLOPs and 67.2M MACs, read from the official configs of the same networks."""
+    import json
+
+    from onceforall.space import Arch, Block
+
+    family = families.get("ofa_mbv3_w1.0")
+    expected = {"note8_lat@22ms": (70.88, 67.2, 4.30), "note8_lat@31ms": (105.43, 100.5, 4.60)}
+    for name, (flops, macs, params) in expected.items():
+        folder = next(p for p in data_dir.glob("specialized/note8*") if name[-4:] in p.name)
+        config = json.loads((folder / "net.config").read_text())
+        resolution = json.loads((folder / "run.config").read_text())["image_size"]
+        stages: list[list[Block]] = []
+        for entry in config["blocks"][1:]:
+            block = entry["mobile_inverted_conv"]
+            if block["stride"] != 1 or entry["shortcut"] is None:
+                stages.append([])
+            width = block["out_channels"]
+            stages[-1].append(Block(block["kernel_size"], block["expand_ratio"], width))
+        arch = Arch(family.name, resolution, tuple(map(tuple, stages)))
+        with torch.device("meta"):
+            found = cost(family.build(arch), (3, resolution, resolution))
+        assert found.flops / 1e6 == pytest.approx(flops, abs=0.005)
+        assert found.macs / 1e6 == pytest.approx(macs, abs=0.05)
+        assert found.params / 1e6 == pytest.approx(params, abs=0.005)
