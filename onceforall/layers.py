@@ -104,10 +104,11 @@ class ConvNormActPool(ConvNormAct):
         in_channels: int,
         out_channels: int,
         kernel: int,
+        stride: int = 1,
         act: str = "relu",
         eps: float = 1e-5,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel, act=act, eps=eps)
+        super().__init__(in_channels, out_channels, kernel, stride, act=act, eps=eps)
         self.pool = nn.MaxPool2d(3, 2, 1)
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from onceforall.errors import InputError, choices
-from onceforall.families import mobilenetv3, proxylessnas, resnet
+from onceforall.families import fixed, mobilenetv3, proxylessnas, resnet
 from onceforall.families.base import Family, block_name
 
 __all__ = ["Family", "block_name", "get", "names"]
@@ -37,7 +37,7 @@ def get(name: str, **settings: Any) -> Family:
     Raises:
         InputError: no such family, or a setting it does not have.
     """
-    make = _FAMILIES.get(name)
+    make = fixed.fixed if name == fixed.NAME else _FAMILIES.get(name)
     if make is None:
         plugins = {p.name: p for p in entry_points(group="onceforall.families")}
         if name not in plugins:

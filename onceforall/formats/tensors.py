@@ -1,0 +1,98 @@
+"""Reading and writing files of named tensors: PyTorch's own and safetensors.
+
+Nothing is unpickled but tensors and plain containers: a file that would run code is
+refused, and does not run. Archives are checked against their checksums first. Knows
+files and tensors only; what the names mean is for others.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onceforall.errors import InputError
+from onceforall.files import write_atomically
+from onceforall.formats.fields import shown
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether the file looks like one of `torch.save`: an archive, or an old plain pickle."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return False
+    return start.startswith(b"PK") or start[:1] == b"\x80"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `torch.save` file, by name; of its `state_dict` where it has one.
+
+    Raises:
+        InputError: no such file, damaged, would run code, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    _check_archive(path)
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: {_refused(error)}") from None
+    except Exception as error:  # a damaged pickle fails in any way
+        raise InputError(f"{path}: damaged, or not a weights file: {_line(error)}") from None
+    if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
+        data = data["state_dict"]
+    if not isinstance(data, dict) or not data:
+        raise InputError(f"{path}: holds {shown(type(data).__name__)}, not named tensors")
+    for name, tensor in data.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise InputError(f"{path}: key {shown(name)}: is not a tensor")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise InputError(f"{path}: key {name!r}: is not an ordinary tensor")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{path}: key {name!r}: has values that are not finite numbers")
+    return dict(data)
+
+
+def _check_archive(path: Path) -> None:
+    """PyTorch does not check an archive's checksums; a flipped bit would pass as a weight."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise InputError(f"{path}: damaged: the archive is cut short")
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged: {_line(error)}") from None
+    if broken is not None:
+        raise InputError(f"{path}: damaged: {broken} does not match its checksum")
+
+
+def _refused(error: Exception) -> str:
+    text = str(error)
+    if "Unsupported global" in text or "GLOBAL" in text or "Unsupported class" in text:
+        found = text.split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in text else "an object"
+        return f"refused: it holds {found.strip('`.')}, which loading would run; only tensors are"
+    return f"damaged, or not a weights file: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of somebody else's error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, overwrite: bool = False) -> None:
+    """Writes `{"state_dict": tensors}` as the authors' files are. Atomic."""
+    own = OrderedDict((n, t.detach().cpu().contiguous().clone()) for n, t in tensors.items())
+    content: dict[str, Any] = {"state_dict": own}
+    write_atomically(path, lambda p: torch.save(content, p), overwrite=overwrite)
