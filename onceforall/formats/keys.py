@@ -118,6 +118,12 @@ def places(family: Family, arch: Arch, numbers: list[int] | None = None) -> list
     return found
 
 
+def block_numbers(family: Family, arch: Arch) -> list[int]:
+    """The numbers of a network's blocks in the authors' list."""
+    found = [place.official.split(".") for place in places(family, arch)]
+    return [int(number[1]) for number in found if number[0] == "blocks"]
+
+
 def _number(name: str, count: int) -> int:
     """A block's number in the authors' list: of a fixed network it is in its name."""
     own = name.removeprefix("block")

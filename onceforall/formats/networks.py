@@ -1,0 +1,167 @@
+"""Which network a file describes, whatever its format; and files written in each.
+
+Read: our JSON and text of an arch, the authors' `net.config` (with its `run.config`) and
+arch dictionaries, MMRazor's YAML, our checkpoints. The content tells the format, not the
+name. Knows no weights but those of our checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onceforall import checkpoint, families, weights
+from onceforall.errors import InputError
+from onceforall.files import parse_json, read_json, read_text, write_json, write_text
+from onceforall.formats import mmrazor, net_config
+from onceforall.formats.arch_dict import from_arch_dict, is_arch_dict, to_arch_dict
+from onceforall.formats.fields import Fields, shown
+from onceforall.formats.net_config import StaticNetwork
+from onceforall.formats.tensors import is_torch_file
+from onceforall.space import Arch
+
+DEFAULT_RESOLUTION = 224  # pixels; of a net.config whose run.config is not there
+FORMATS = ("onceforall", "official", "mmrazor", "arch-dict")
+
+
+def read_network(
+    path: Path, resolution: int | None = None, family: str | None = None
+) -> StaticNetwork:
+    """The network that a file describes.
+
+    Args:
+        resolution: in place of the file's, pixels. A `net.config` has it in the `run.config`
+            beside it, or in its own field `resolution`; without both it is 224.
+        family: of an arch dictionary that does not tell.
+
+    Raises:
+        InputError: no such file, of no known format, or not a network; one line that names
+            file, field and value.
+    """
+    if path.is_dir() and (path / "net.config").is_file():
+        path = path / "net.config"
+    if is_torch_file(path):
+        raise InputError(
+            f"{path}: holds weights, and does not say of which network; name the network"
+            " (a net.config, say) and give this file as its weights"
+        )
+    if _is_safetensors(path):
+        found = _of_checkpoint(path)
+    else:
+        found = _of_text(read_text(path), path, resolution, family)
+    if resolution is not None:
+        arch = Arch(found.arch.family, resolution, found.arch.stages)
+        found = StaticNetwork(found.family, arch)
+    return found
+
+
+def _of_text(text: str, path: Path, resolution: int | None, family: str | None) -> StaticNetwork:
+    start = text.lstrip()[:1]
+    if start in '{["' and start:
+        return _of_json(parse_json(text, path), path, resolution, family)
+    if "\n" not in text.strip() and "@" in text and "/" in text:
+        return _of_arch(Arch.parse(text), path)
+    data = mmrazor.parse_yaml(text, str(path))
+    if mmrazor.is_subnet(data):
+        return _of_arch(mmrazor.from_subnet(data, str(path)).arch, path)
+    if isinstance(data, dict):
+        return _of_json(data, path, resolution, family)
+    raise InputError(f"{path}: {shown(data)} is not a map; no network is described so")
+
+
+def _of_json(data: Any, path: Path, resolution: int | None, family: str | None) -> StaticNetwork:
+    where = str(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: {shown(data)} is not a map; no network is described so")
+    if is_arch_dict(data):
+        return _of_arch(from_arch_dict(data, family, resolution, where), path)
+    if "stages" in data:
+        try:
+            return _of_arch(Arch.from_dict(data), path)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    if mmrazor.is_subnet(data):
+        return _of_arch(mmrazor.from_subnet(data, where).arch, path)
+    if "name" in data or "blocks" in data:
+        size = resolution or _resolution(data, path)
+        return net_config.from_config(data, size, where)
+    raise InputError(
+        f"{where}: neither an arch, a net.config, an arch dictionary nor an MMRazor sub-network"
+    )
+
+
+def _of_arch(arch: Arch, path: Path) -> StaticNetwork:
+    try:
+        family = families.get(arch.family)
+        family.space.check(arch, resolution=False)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return StaticNetwork(family, arch)
+
+
+def _of_checkpoint(path: Path) -> StaticNetwork:
+    facts = checkpoint.describe(path)
+    if facts["kind"] != "network":
+        raise InputError(f"{path}: holds a {facts['kind']}, a network was expected")
+    return StaticNetwork(weights.family_of(facts, path), weights.arch_of(facts, path))
+
+
+def _resolution(data: dict[str, Any], path: Path) -> int:
+    """Of a net.config: in it, in the run.config beside it, or the usual one."""
+    if "resolution" in data:
+        return Fields(data, str(path)).whole("resolution")
+    beside = path.parent / "run.config"
+    if path.name == "net.config" and beside.is_file():
+        return Fields(read_json(beside), str(beside)).whole("image_size")
+    return DEFAULT_RESOLUTION
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
+        return False
+
+
+def write_network(path: Path, network: StaticNetwork, form: str) -> list[Path]:
+    """Writes the description of a network: `form` is one of FORMATS.
+
+    "official" writes a `net.config` and its `run.config`: into the folder `path`, or, where
+    `path` has a suffix, the config there (and its resolution in it), and the `run.config`
+    beside it where the config is called `net.config`.
+
+    Raises:
+        InputError: the format cannot say this network, or something is there already.
+    """
+    if form == "mmrazor":
+        write_text(path, mmrazor.to_yaml(mmrazor.to_subnet(network.arch)))
+        return [path]
+    if form == "arch-dict":
+        data = {"family": network.arch.family, **to_arch_dict(network.arch)}
+        write_text(path, json.dumps(data) + "\n")
+        return [path]
+    if form == "onceforall":
+        if network.family.name not in families.names():
+            raise InputError(
+                f"{path}: this network is of no family, an arch alone does not say its layers;"
+                " convert its weights too, or to official"
+            )
+        write_json(path, network.arch.to_dict())
+        return [path]
+    if form != "official":
+        raise InputError(f"format {form!r} is not one of {', '.join(FORMATS)}")
+    config = net_config.to_config(network)
+    run = {"image_size": network.arch.resolution}
+    if path.suffix and path.name != "net.config":
+        write_json(path, {**config, "resolution": network.arch.resolution})
+        return [path]
+    config_path = path if path.name == "net.config" else path / "net.config"
+    run_path = config_path.parent / "run.config"
+    for target in (config_path, run_path):
+        if target.exists():
+            raise InputError(f"{target}: exists already; name another path or remove it first")
+    write_json(config_path, config)
+    write_json(run_path, run)
+    return [config_path, run_path]
