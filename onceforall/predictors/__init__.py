@@ -1,0 +1,59 @@
+"""Models of accuracy and latency: `fit_accuracy`, `fit_latency`, `load`.
+
+All have one form: `predict(population) -> Prediction(mean, std, extrapolates)`, `save`, `load`.
+Predictors know spaces and records, no networks and no devices.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onceforall.errors import InputError, choices
+from onceforall.predictors.accuracy import Accuracy, fit_accuracy
+from onceforall.predictors.base import (
+    Prediction,
+    Predictor,
+    Report,
+    check_part,
+    read,
+    report_of,
+    space_from_dict,
+)
+from onceforall.predictors.latency import Latency, fit_latency
+from onceforall.space import Space
+
+__all__ = [
+    "Accuracy",
+    "Latency",
+    "Prediction",
+    "Predictor",
+    "Report",
+    "fit_accuracy",
+    "fit_latency",
+    "load",
+]
+
+KINDS: dict[str, type[Predictor]] = {kind.kind: kind for kind in (Accuracy, Latency)}
+
+
+def load(path: Path | str, space: Space | None = None) -> Predictor:
+    """The predictor that `save` wrote, for populations of `space`: the space it was fitted for
+    (the default) or a part of it, at any resolutions.
+
+    Raises:
+        InputError: the file is missing or damaged, or the space is another.
+    """
+    path = Path(path)
+    head, arrays = read(path)
+    try:
+        known = space_from_dict(head["space"])
+        kind = KINDS.get(head["kind"])
+        if kind is None:
+            raise InputError(f"{path}: kind {head['kind']!r} is not one of {choices(KINDS)}")
+        if space is not None:
+            check_part(space, known, str(path))
+        predictor = kind.restore(space or known, head["data"], arrays)
+        predictor.report = report_of(head["report"])
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{path}: not a whole predictor's file: {error!r}") from None
+    return predictor

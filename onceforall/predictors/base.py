@@ -1,0 +1,224 @@
+"""What all predictors share: `Prediction`, `Report`, `Predictor`, and the file they are kept in.
+
+The file is a numpy archive (npz, read with allow_pickle=False): one array `json` with the plain
+data, the others as they are named. It is versioned and says which space it is for.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onceforall import files
+from onceforall.errors import InputError, choices
+from onceforall.space import Population, Space, Stage
+
+Floats = NDArray[np.float64]
+
+FORMAT = "onceforall.predictor"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for each arch of a population, in the unit of the records.
+
+    Attributes:
+        mean: (n,) the expected value.
+        std: (n,) standard deviation of a measurement about the mean: what the predictor does not
+            know and what the measuring scatters. None where the predictor cannot tell.
+        extrapolates: (n,) the arch lies outside the range of the archs that were learnt from.
+    """
+
+    mean: Floats
+    std: Floats | None
+    extrapolates: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Errors on records that the predictor did not see.
+
+    rmse is in the unit of the records, mape in percent, coverage90 the share of records that lie
+    within the predicted 90% interval. NaN where there is nothing to compute it from.
+    """
+
+    rmse: float
+    mape: float
+    kendall_tau: float
+    spearman: float
+    coverage90: float
+    n_train: int
+    n_test: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; what could not be computed is None."""
+        return {k: None if v != v else v for k, v in asdict(self).items()}
+
+
+class Predictor(ABC):
+    """A value for every arch of a space, learnt from records or given.
+
+    Attributes:
+        space: the space whose populations `predict` takes.
+        metric, unit: what is predicted.
+        report: errors on held-out records; None where it was not fitted here.
+    """
+
+    kind: ClassVar[str]
+    space: Space
+    metric: str
+    unit: str
+    report: Report | None
+
+    @abstractmethod
+    def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
+        """Mean and uncertainty for a population (n, genes) of `space`.
+
+        A covariate is one value for all archs or one for each; those the predictor does not know
+        are an error, those not given are averaged over.
+        """
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain data and arrays that `restore` makes the predictor from again."""
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Predictor:
+        """The predictor for `space`, which is the one it was fitted for or a part of it, with
+        any resolutions."""
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Writes one file, whole or not at all."""
+        data, arrays = self.state()
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.kind,
+            "space": space_to_dict(self.space),
+            "report": None if self.report is None else self.report.to_dict(),
+            "data": data,
+        }
+        text = np.frombuffer(json.dumps(head).encode(), np.uint8)
+
+        def write(target: Path) -> None:
+            with target.open("wb") as file:
+                np.savez_compressed(file, json=text, **arrays)  # type: ignore[arg-type]
+
+        files.write_atomically(path, write, overwrite=overwrite)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `save` wrote: the head and the arrays.
+
+    Raises:
+        InputError: the file is missing, cut off, changed, or no predictor.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        head = json.loads(arrays.pop("json").tobytes().decode())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, a predictor's file was expected") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
+        raise InputError(f"{path}: not a predictor's file, or one that is damaged") from None
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise InputError(f"{path}: not a predictor's file: 'format' is not {FORMAT!r}")
+    if head.get("version") != VERSION:
+        raise InputError(
+            f"{path}: version {head.get('version')!r} of a predictor's file; {VERSION} can be read"
+        )
+    return head, arrays
+
+
+def prefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {prefix + name: values for name, values in arrays.items()}
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin with the prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def report_of(data: Mapping[str, Any] | None) -> Report | None:
+    if data is None:
+        return None
+    known = {k: float("nan") if v is None else v for k, v in data.items()}
+    return Report(**known)  # type: ignore[arg-type]
+
+
+def space_to_dict(space: Space) -> dict[str, Any]:
+    """Plain data for JSON; `space_from_dict` reads it."""
+    return {
+        "family": space.family,
+        "resolution": list(space.resolution),
+        "stages": [asdict(stage) for stage in space.stages],
+    }
+
+
+def space_from_dict(data: Mapping[str, Any]) -> Space:
+    stages = tuple(Stage(**{k: tuple(v) for k, v in s.items()}) for s in data["stages"])
+    return Space(data["family"], tuple(data["resolution"]), stages)
+
+
+def check_part(space: Space, known: Space, where: str) -> None:
+    """Refuses a space that has an arch that `known` has not, at any resolution."""
+    if space.family != known.family:
+        raise InputError(f"{where}: is for {known.family}, not for {space.family}")
+    if len(space.stages) != len(known.stages):
+        raise InputError(
+            f"{where}: is for {len(known.stages)} stages; the space has {len(space.stages)}"
+        )
+    for s, (part, whole) in enumerate(zip(space.stages, known.stages, strict=True)):
+        for name in ("depth", "kernel", "expand", "width"):
+            new = [v for v in getattr(part, name) if v not in getattr(whole, name)]
+            if new:
+                raise InputError(
+                    f"{where}: is for another space of {known.family}: stage {s + 1} {name}"
+                    f" {new[0]} is not in it; it has {choices(getattr(whole, name))}"
+                )
+
+
+def held_out(mean: Floats, std: Floats | None, values: Floats, n_train: int) -> Report:
+    """The errors of predictions for measured values, (n,) each."""
+    from scipy.stats import kendalltau, spearmanr
+
+    error = mean - values
+    several = len(values) > 1 and np.ptp(values) > 0 and np.ptp(mean) > 0
+    nan = float("nan")
+    return Report(
+        rmse=float(np.sqrt(np.mean(error**2))),
+        mape=float(100 * np.mean(np.abs(error / values))) if np.all(values != 0) else nan,
+        kendall_tau=float(kendalltau(mean, values).statistic) if several else nan,
+        spearman=float(spearmanr(mean, values).statistic) if several else nan,
+        coverage90=nan if std is None else float(np.mean(np.abs(error) <= NORMAL_90 * std)),
+        n_train=n_train,
+        n_test=len(values),
+    )
+
+
+NORMAL_90 = 1.6448536  # half of the normal distribution's 90% interval, standard deviations

@@ -1,0 +1,262 @@
+"""The latency predictor: physics first, refined by a Gaussian process on what physics leaves over.
+
+Physics (`physics.py`) needs ten records; the process learns, on the logarithm of measured over
+physical latency, what does not add up. With records of other devices (`sources`), each of them is
+split into the time it spends on starting and on computing, and the new device is a mixture of
+these. Outliers count little (Student-t weights). Knows labels and features; no devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onceforall.errors import InputError
+from onceforall.predictors import gp, physics
+from onceforall.predictors.base import (
+    Floats,
+    Prediction,
+    Predictor,
+    held_out,
+    prefixed,
+    under,
+)
+from onceforall.predictors.features import Features, Groups, Range, outside, range_of
+from onceforall.predictors.gp import GP, Kernel
+from onceforall.predictors.physics import Physics, Terms
+from onceforall.records import Labels
+from onceforall.space import Population, Space
+
+SLOPES = "physics"  # the group of the physical parameters: the process may move them
+SUMS = ("depth", "kernel", "expand", "width", "stage_macs")
+KERNEL = Kernel(
+    ("blocks", SLOPES), ((("size", "resolution"),), (("size", "resolution", *SUMS),)), -2.0
+)
+LEAST_RECORDS = 3
+_PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
+_SOURCE_AT_MOST = 600
+_ROUNDS = 3  # of Student-t weights in the process
+_FOLDS_BELOW = 200
+
+
+class Latency(Predictor):
+    """A fitted latency predictor. Made by `fit_latency` and `load`."""
+
+    kind: ClassVar[str] = "latency"
+
+    def __init__(
+        self,
+        features: Features,
+        known: Range,
+        law: Physics,
+        process: GP | None,
+        spread: float,
+        starting: float,
+        metric: str,
+        unit: str,
+        sources: Sequence[Latency] = (),
+    ) -> None:
+        """`known` is the range of the archs learnt from; `spread` the relative standard deviation
+        of a measurement, with what is not known where there is no process; `starting`, 0 to 1,
+        how much starting operations weighs against computing."""
+        self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
+        self.features, self.known = features, known
+        self.law, self.process, self.spread, self.starting = law, process, spread, starting
+        self.sources = tuple(sources)
+
+    def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
+        if covariates:
+            raise InputError(f"covariate {sorted(covariates)[0]!r} was not learnt")
+        log_mean, log_std = self.log_latency(population)
+        mean = np.exp(log_mean)
+        beyond = outside(self.features(population), self.known)
+        return Prediction(mean, mean * log_std, beyond)
+
+    def log_latency(self, population: Population) -> tuple[Floats, Floats]:
+        """(n,) mean and standard deviation of the logarithm."""
+        terms = self.terms(population)
+        mean = self.law(terms)
+        std = np.full(len(mean), self.spread)
+        if self.process is not None:
+            groups = self.features(population)
+            groups[SLOPES] = self.law.slopes(terms)
+            left, unsure = self.process.predict(groups)
+            mean = mean + left
+            std = np.hypot(std, unsure)
+        return mean, std
+
+    def terms(self, population: Population) -> Terms:
+        """What takes time here: of physics, or of the sources."""
+        if not self.sources:
+            return self.features.physics(population)
+        return mixture(self.sources, population)
+
+    def parts(self, population: Population) -> tuple[Floats, Floats]:
+        """(n,) logarithms of the time for starting and for computing; what the process adds is
+        in both."""
+        terms = self.terms(population)
+        starts, computes = self.law.parts(terms)
+        left = self.log_latency(population)[0] - self.law(terms)
+        return starts + left, computes + left
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        data: dict[str, Any] = {
+            "features": self.features.state(),
+            "metric": self.metric,
+            "unit": self.unit,
+            "spread": self.spread,
+            "starting": self.starting,
+            "process": None,
+            "sources": [],
+        }
+        arrays = prefixed("range.", self.known)
+        arrays |= {"means": self.law.means, "theta": self.law.theta}
+        if self.process is not None:
+            data["process"], held = self.process.state()
+            arrays |= prefixed("process.", held)
+        for i, source in enumerate(self.sources):
+            inner, held = source.state()
+            data["sources"].append(inner)
+            arrays |= prefixed(f"source{i}.", held)
+        return data, arrays
+
+    @classmethod
+    def restore(
+        cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Latency:
+        process = None
+        if data["process"] is not None:
+            process = GP.restore(data["process"], under("process.", arrays))
+        return cls(
+            Features.restore(space, data["features"]),
+            under("range.", arrays),
+            Physics(arrays["means"], arrays["theta"]),
+            process,
+            data["spread"],
+            data["starting"],
+            data["metric"],
+            data["unit"],
+            [
+                cls.restore(space, inner, under(f"source{i}.", arrays))
+                for i, inner in enumerate(data["sources"])
+            ],
+        )
+
+
+def mixture(sources: Sequence[Latency], population: Population) -> Terms:
+    """The starting and computing times of other devices as terms. A device weighs in each as much
+    as it tells of it: one that only waits for operations to start tells little of computing."""
+    parts = [source.parts(population) for source in sources]
+    starting = np.clip([source.starting for source in sources], 0.02, 0.98)
+    return Terms(
+        np.exp(np.stack([starts for starts, _ in parts], 1)),
+        np.exp(np.stack([computes for _, computes in parts], 1)),
+        starting / starting.sum(),
+        (1 - starting) / (1 - starting).sum(),
+    )
+
+
+def fit_latency(
+    labels: Labels,
+    sources: Sequence[Labels] = (),
+    *,
+    unit: str = "ms",
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Latency:
+    """A predictor of `labels.metric`, with its error on held-out labels in `report`.
+
+    The error is that of fits that did not see a part of the labels (`test_fraction`; with fewer
+    than 200, of five fits that each left out a fifth); the predictor returned has seen all.
+    `sources` are records of other devices: worth having while the new device has few.
+
+    Raises:
+        InputError: too few labels, a value that is not above 0, or all values the same.
+    """
+    _check(labels)
+    rng = np.random.default_rng(seed)
+    others = [_fit(_at_most(source, _SOURCE_AT_MOST, rng), (), unit) for source in sources]
+    n = len(labels)
+    order = rng.permutation(n)
+    folds = min(5, n) if n < _FOLDS_BELOW else 1
+    parts = [order[i::folds] for i in range(folds)]
+    if folds == 1:
+        parts = [order[: max(1, round(n * test_fraction))]]
+    means, stds, values = [], [], []
+    for part in parts:
+        train = labels.take(np.setdiff1d(np.arange(n), part))
+        predicted = _fit(train, others, unit).predict(labels.population[part])
+        assert predicted.std is not None
+        means.append(predicted.mean)
+        stds.append(predicted.std)
+        values.append(labels.values[part])
+    whole = _fit(labels, others, unit)
+    whole.report = held_out(
+        np.concatenate(means), np.concatenate(stds), np.concatenate(values), n - len(parts[0])
+    )
+    return whole
+
+
+def _check(labels: Labels) -> None:
+    name = labels.metric
+    if len(labels) < LEAST_RECORDS:
+        raise InputError(
+            f"{name}: {len(labels)} records; a latency predictor needs at least {LEAST_RECORDS}"
+        )
+    if labels.values.min() <= 0:
+        raise InputError(f"{name}: {labels.values.min():g} is not a latency above 0")
+    if np.ptp(labels.values) == 0:
+        raise InputError(
+            f"{name}: all {len(labels)} records are {labels.values[0]:g};"
+            " there is nothing to learn from"
+        )
+
+
+def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:
+    return labels if len(labels) <= n else labels.take(rng.permutation(len(labels))[:n])
+
+
+def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
+    features = Features.of(labels.space, labels.population)
+    groups = features(labels.population)
+    targets = np.log(labels.values)
+    terms = mixture(sources, labels.population) if sources else features.physics(labels.population)
+    law, weights, spread = physics.fit(terms, targets)
+    process = None
+    if len(labels) >= _PROCESS_FROM:
+        groups[SLOPES] = law.slopes(terms)
+        process = _process(groups, targets - law(terms), weights, spread)
+        spread = process.noise_std
+    return Latency(
+        features,
+        range_of(features(labels.population)),
+        law,
+        process,
+        spread,
+        law.starting(terms),
+        labels.metric,
+        unit,
+        sources,
+    )
+
+
+def _process(groups: Groups, left: Floats, weights: Floats, spread: float) -> GP:
+    """What physics leaves over, (n,); outliers have little weight."""
+    start = None
+    for _ in range(_ROUNDS):
+        process = gp.fit(
+            KERNEL,
+            groups,
+            left,
+            start=start,
+            subset=300,
+            refine=0,
+            inflation=1 / weights,
+            centre=(0.0, max(2 * spread, 0.02)),
+        )
+        start = process.theta
+        weights = physics.student_weights((left - process.fitted()) / process.noise_std)
+    return process
