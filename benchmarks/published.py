@@ -1,0 +1,145 @@
+"""The published networks: makes `onceforall/zoo.csv` and the table in `docs/published.md`.
+
+    python benchmarks/published.py zoo FOLDER > onceforall/zoo.csv
+    python benchmarks/published.py table > docs/published.md
+
+FOLDER has the authors' configs and numbers: `specialized/<id>/net.config`,
+`specialized.csv`, `published_files.csv`. The table needs nothing: it counts the networks
+that the zoo knows, and sets them beside what was published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from onceforall import __version__, zoo
+from onceforall.costs import cost
+from onceforall.errors import InputError
+from onceforall.formats import read_network
+
+COLUMNS = (
+    "id",
+    "name",
+    "kind",
+    "family",
+    "device",
+    "latency_ms",
+    "top1",
+    "top5",
+    "params_millions",
+    "macs_millions",
+    "hash",
+    "arch",
+)
+DEVICES = {  # by the start of an id
+    "pixel1": "Google Pixel1",
+    "pixel2": "Google Pixel2",
+    "note10": "Samsung Note10",
+    "note8": "Samsung Note8",
+    "s7edge": "Samsung S7 Edge",
+    "LG-G8": "LG G8",
+    "1080ti": "NVIDIA 1080 Ti, batch 64",
+    "v100": "NVIDIA V100, batch 64",
+    "tx2": "Jetson TX2 GPU, batch 16",
+    "cpu": "Intel Xeon CPU, batch 1",
+}
+SUPERNETS = {
+    "ofa_mbv3_d234_e346_k357_w1.0": "ofa_mbv3_w1.0",
+    "ofa_mbv3_d234_e346_k357_w1.2": "ofa_mbv3_w1.2",
+    "ofa_proxyless_d234_e346_k357_w1.3": "ofa_proxyless_w1.3",
+    "ofa_resnet50_d0-1-2_e0.2-0.25-0.35_w0.65-0.8-1.0": "ofa_resnet50",
+}
+# From the pointer that the authors' repository has in place of the file (Git LFS).
+LARGE = {
+    "ofa_resnet50_d0-1-2_e0.2-0.25-0.35_w0.65-0.8-1.0": "sha256:"
+    "3406a4c852f4573a58e9a01f35406baa4ad3787044ffadc6ea45571ad2b9123a"
+}
+
+
+def make_zoo(folder: Path) -> None:
+    """Prints the zoo's file."""
+    with (folder / "published_files.csv").open() as file:
+        hashes = {row["path"]: f"git:{row['git_blob_sha1']}" for row in csv.DictReader(file)}
+    out = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    out.writeheader()
+    for name, family in SUPERNETS.items():
+        known = hashes.get(f"ofa/ofa_nets/{name}", LARGE.get(name))
+        out.writerow(
+            {"id": name, "name": family, "kind": "supernet", "family": family, "hash": known}
+        )
+    with (folder / "specialized.csv").open() as file:
+        for row in csv.DictReader(file):
+            out.writerow(_network(folder, row, hashes))
+
+
+def _network(folder: Path, row: dict[str, str], hashes: dict[str, str]) -> dict[str, str | None]:
+    config = folder / "specialized" / row["id"] / "net.config"
+    arch = read_network(config).arch if config.is_file() else None
+    device = next((d for start, d in DEVICES.items() if row["id"].startswith(start)), None)
+    latency = re.search(r"-(\d+)ms", row["id"])
+    return {
+        **{key: row[key] for key in ("id", "name", "top1", "top5", "params_millions")},
+        "macs_millions": f"{float(row['macs_millions']):g}",
+        "kind": "network",
+        "family": arch.family if arch is not None else "ofa_resnet50",
+        "device": device,
+        "latency_ms": latency[1] if latency else None,
+        "hash": hashes.get(f"ofa/ofa_specialized/{row['id']}/init"),
+        "arch": str(arch) if arch is not None else None,
+    }
+
+
+def make_table() -> None:
+    """Prints the document."""
+    known = [e for e in zoo.entries() if e.arch is not None]
+    print("# The published networks\n")
+    print("Params and MACs as published, and as counted here from the arch alone")
+    print(f"(onceforall {__version__}, `python benchmarks/published.py table`). MACs are those of")
+    print("convolutions, squeeze-excite and the classifier.\n")
+    print("| network | top-1 | params | counted | MACs | counted | |")
+    print("|---|---|---|---|---|---|---|")
+    apart: list[str] = []
+    for entry in known:
+        found = zoo.network(entry)
+        with torch.device("meta"):
+            network = found.build()
+        counted = cost(network, (3, found.arch.resolution, found.arch.resolution))
+        params, macs = counted.params / 1e6, counted.macs / 1e6
+        assert entry.params_millions is not None
+        assert entry.macs_millions is not None
+        same = round(params, 1) == entry.params_millions and round(macs) == entry.macs_millions
+        off = abs(macs - entry.macs_millions)
+        note = "" if same else f"{macs - entry.macs_millions:+.2f} M"
+        if not same:
+            apart.append(f"{entry.id} ({off:.2f} M)")
+        print(
+            f"| {entry.id} | {entry.top1} | {entry.params_millions:g} M | {params:.3f} M |"
+            f" {entry.macs_millions:g} M | {macs:.2f} M | {note} |"
+        )
+    print(f"\n{len(known) - len(apart)} of {len(known)} are equal after rounding to the last digit")
+    print("that was published. The others, by how far their MACs are from the published ones:")
+    print(", ".join(apart) + ". PyPI `ofa` counts the same numbers as we do.")
+    missing = [e.id for e in zoo.entries() if e.kind == "network" and e.arch is None]
+    print(f"\nPublished too, but without a config that is known here: {', '.join(missing)}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds.add_parser("zoo", help="the zoo's file").add_argument("folder", type=Path)
+    kinds.add_parser("table", help="the document's table")
+    given = parser.parse_args()
+    try:
+        make_zoo(given.folder) if given.kind == "zoo" else make_table()
+    except InputError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
