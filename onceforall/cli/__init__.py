@@ -24,9 +24,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-from onceforall.cli import networks  # noqa: E402
+from onceforall.cli import networks, predictors, zoo  # noqa: E402
 
 app.command()(networks.info)
+app.command()(zoo.zoo)
+app.command()(zoo.convert)
+app.add_typer(predictors.fit)
+app.command()(predictors.predict)
 
 
 def main() -> None:

@@ -4,7 +4,13 @@
 """
 
 from onceforall.formats.net_config import OFFICIAL, StaticNetwork
-from onceforall.formats.networks import FORMATS, read_network, write_network
+from onceforall.formats.networks import (
+    FORMATS,
+    from_text,
+    read_network,
+    rewrite_subnet,
+    write_network,
+)
 from onceforall.formats.weight_files import (
     read_supernet,
     read_weights,
@@ -16,9 +22,11 @@ __all__ = [
     "FORMATS",
     "OFFICIAL",
     "StaticNetwork",
+    "from_text",
     "read_network",
     "read_supernet",
     "read_weights",
+    "rewrite_subnet",
     "write_network",
     "write_supernet",
     "write_weights",

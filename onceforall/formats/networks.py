@@ -46,7 +46,7 @@ def read_network(
             f"{path}: holds weights, and does not say of which network; name the network"
             " (a net.config, say) and give this file as its weights"
         )
-    if _is_safetensors(path):
+    if is_checkpoint(path):
         found = _of_checkpoint(path)
     else:
         found = _of_text(read_text(path), path, resolution, family)
@@ -91,6 +91,15 @@ def _of_json(data: Any, path: Path, resolution: int | None, family: str | None) 
     )
 
 
+def from_text(text: str) -> StaticNetwork:
+    """The network of an arch as text, of its family at its defaults.
+
+    Raises:
+        InputError: it is not an arch, or not one of its family.
+    """
+    return _of_arch(Arch.parse(text), Path("arch"))
+
+
 def _of_arch(arch: Arch, path: Path) -> StaticNetwork:
     try:
         family = families.get(arch.family)
@@ -98,6 +107,21 @@ def _of_arch(arch: Arch, path: Path) -> StaticNetwork:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return StaticNetwork(family, arch)
+
+
+def rewrite_subnet(source: Path, network: StaticNetwork, target: Path) -> Path | None:
+    """Writes an MMRazor sub-network again, choices of inactive blocks included, if `source` is
+    one and `network` is what it says. None: it is not."""
+    if source.is_dir() or is_checkpoint(source):
+        return None
+    data = mmrazor.parse_yaml(read_text(source), str(source))
+    if not mmrazor.is_subnet(data):
+        return None
+    subnet = mmrazor.from_subnet(data, str(source))
+    if subnet.arch != network.arch:
+        return None
+    write_text(target, mmrazor.to_yaml(subnet))
+    return target
 
 
 def _of_checkpoint(path: Path) -> StaticNetwork:
@@ -117,7 +141,8 @@ def _resolution(data: dict[str, Any], path: Path) -> int:
     return DEFAULT_RESOLUTION
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file looks like safetensors, as our checkpoints are."""
     try:
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"

@@ -1,0 +1,201 @@
+"""Commands about other people's networks: `zoo` and `convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onceforall.cli.common import Json, emit, table
+from onceforall.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from onceforall.formats import StaticNetwork
+
+
+def zoo(
+    name: Annotated[
+        str | None, typer.Argument(help="An id or a short name; all where it is left out.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch its weights into the cache folder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Lists the published supernets and networks, or shows one.
+
+    Example: onceforall zoo ofa-note8-22 --download
+    """
+    from onceforall import zoo as published
+
+    if name is None:
+        if download:
+            raise InputError("--download: name what to download; `onceforall zoo` lists all")
+        entries = [entry.to_dict() for entry in published.entries()]
+        emit({"entries": entries, "n": len(entries)}, as_json, _list(entries))
+        return
+    entry = published.get(name)
+    if download or entry.file.is_file():
+        published.fetch(entry)
+    if download and entry.kind == "network":
+        published.network(entry)  # its config, where it is not known here
+    shown = entry.to_dict()
+    shown["verified"] = entry.hash is not None if shown["cached"] else None
+    emit(shown, as_json, "\n".join(f"{k:<16} {'' if v is None else v}" for k, v in shown.items()))
+
+
+def _list(entries: list[dict[str, Any]]) -> str:
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    headers = ["id", "device", "ms", "px", "top-1", "top-5", "params M", "MACs M", "here"]
+    keys = ("id", "device", "latency_ms", "resolution", "top1", "top5", "params_millions")
+    rows = [
+        [*(cell(e[k]) for k in keys), cell(e["macs_millions"]), "yes" if e["cached"] else ""]
+        for e in entries
+    ]
+    return table(headers, rows)
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A network (net.config or its folder, MMRazor YAML, arch dictionary, arch as text"
+            " or JSON, published id) or weights (of the authors, of MMRazor, or a checkpoint).",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The file, or for official the folder, to write.")],
+    to: Annotated[str, typer.Option(help="onceforall, official, mmrazor, or arch-dict.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of the network that SRC describes.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Of an arch dictionary or of supernet weights.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="In place of the one that SRC has, pixels.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Converts archs and weights between our files, the authors' and MMRazor's.
+
+    Examples:
+
+    onceforall convert subnet.yaml folder --to official
+
+    onceforall convert net.config net.safetensors --weights init --to onceforall
+    """
+    from onceforall import formats
+    from onceforall.files import refuse_existing
+
+    if to not in formats.FORMATS:
+        raise InputError(f"--to: {to!r} is not one of {choices(formats.FORMATS)}")
+    refuse_existing(out)
+    path = Path(source)
+    kind = "network" if weights is not None else _kind(path)
+    if kind == "supernet":
+        done = _convert_supernet(path, out, to, family)
+    else:
+        network, beside = _described(source, kind, resolution, family)
+        weights = weights if weights is not None else beside
+        if weights is None:
+            done = {"kind": "arch", **_written(_write_arch(source, network, out, to))}
+        else:
+            done = {"kind": "network", **_written(_write_weights(network, weights, out, to))}
+        done |= {"family": network.family.name, "arch": str(network.arch)}
+    emit({"format": to, **done}, as_json)
+
+
+def _written(paths: list[Path]) -> dict[str, Any]:
+    return {"path": str(paths[0]), "paths": [str(path) for path in paths]}
+
+
+def _kind(path: Path) -> str:
+    """What a file holds: "description", or weights of a "network" or "supernet"."""
+    from onceforall import checkpoint
+    from onceforall.formats.networks import is_checkpoint
+    from onceforall.formats.tensors import is_torch_file, read_tensors
+    from onceforall.formats.weight_files import is_supernet
+
+    if is_torch_file(path):
+        return "supernet" if is_supernet(read_tensors(path)) else "network"
+    if is_checkpoint(path):
+        return str(checkpoint.describe(path)["kind"])
+    return "description"
+
+
+def _described(
+    source: str, kind: str, resolution: int | None, family: str | None
+) -> tuple[StaticNetwork, Path | None]:
+    """The network, and the file of its weights where SRC is that file or its folder has one."""
+    from onceforall import formats
+    from onceforall import zoo as published
+    from onceforall.formats.networks import is_checkpoint
+    from onceforall.formats.tensors import is_torch_file
+
+    path = Path(source)
+    if kind == "network" and is_torch_file(path):
+        config = path.with_name("net.config")
+        if not config.is_file():
+            raise InputError(
+                f"{path}: does not say of which network it is; give that as SRC and this file"
+                " with --weights"
+            )
+        return formats.read_network(config, resolution, family), path
+    if path.exists():
+        network = formats.read_network(path, resolution, family)
+        if is_checkpoint(path):
+            return network, path
+        init = path / "init"
+        return network, init if path.is_dir() and init.is_file() else None
+    entry = published.find(source)
+    if entry is not None:
+        return published.network(entry), None
+    if "@" in source and ":" in source:
+        return formats.from_text(source), None
+    raise InputError(f"{source}: no such file, and no published network")
+
+
+def _write_arch(source: str, network: StaticNetwork, out: Path, to: str) -> list[Path]:
+    from onceforall import formats
+
+    if to == "mmrazor" and Path(source).is_file():
+        copied = formats.rewrite_subnet(Path(source), network, out)
+        if copied is not None:
+            return [copied]
+    return formats.write_network(out, network, to)
+
+
+def _write_weights(network: StaticNetwork, weights: Path, out: Path, to: str) -> list[Path]:
+    from onceforall import formats
+    from onceforall.weights import save_network
+
+    module = formats.read_weights(weights, *network)
+    if to == "arch-dict":
+        raise InputError("--to arch-dict: has no place for weights")
+    if to == "onceforall":
+        save_network(out, module, *network, {"source": weights.name})
+        return [out]
+    if to == "mmrazor" or out.suffix:
+        formats.write_weights(out, module, *network, to)
+        return [out]
+    written = formats.write_network(out, network, to)
+    formats.write_weights(out / "init", module, *network, to)
+    return [out / "init", *written]
+
+
+def _convert_supernet(path: Path, out: Path, to: str, family: str | None) -> dict[str, Any]:
+    from onceforall import families, formats
+    from onceforall.weights import save_supernet
+
+    supernet = formats.read_supernet(path, families.get(family) if family else None)
+    if to == "arch-dict":
+        raise InputError("--to arch-dict: has no place for weights")
+    if to == "onceforall":
+        save_supernet(out, supernet, {"source": path.name})
+    else:
+        formats.write_supernet(out, supernet, to)
+    return {"kind": "supernet", "family": supernet.family.name, **_written([out])}
