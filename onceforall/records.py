@@ -203,6 +203,18 @@ class Sheet:
     columns: Mapping[str, Column]
     lines: NDArray[np.int64]  # (n,) line of each row in the file, counted from 1
 
+    def latencies(self) -> list[str]:
+        """The columns that can be latencies: numbers above 0, not a few small whole numbers."""
+        found = []
+        for name in self.columns:
+            try:
+                values = self.numbers(name, positive=True)
+            except InputError:
+                continue
+            if len(values) and (values % 1).any():
+                found.append(name)
+        return found
+
     def numbers(self, name: str, *, positive: bool = False) -> NDArray[np.float64]:
         """(n,) a column as finite numbers.
 
@@ -265,6 +277,17 @@ def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False
     rest = {k: v for k, v in sheet.columns.items() if k != metric}
     labels = Labels(sheet.space, metric, sheet.population, values, rest)
     return _merged(labels, path)
+
+
+def by_device(labels: Labels) -> list[Labels]:
+    """The labels of each device by themselves, where a column `device` names several."""
+    if "device" not in labels.columns:
+        return [labels]
+    devices = labels.columns["device"]
+    parts = [labels.take(devices == name) for name in dict.fromkeys(devices.tolist())]
+    if len(parts) == 1:
+        return parts
+    return [replace(p, metric=f"{p.metric}@{p.columns['device'][0]}") for p in parts]
 
 
 def read_csv(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onceforall.errors import InputError, choices
-from onceforall.predictors.accuracy import Accuracy, fit_accuracy
+from onceforall.errors import InputError
+from onceforall.predictors.accuracy import Accuracy, fit_accuracy, likely_covariates
 from onceforall.predictors.base import (
     Prediction,
     Predictor,
     Report,
     check_part,
+    kind_of,
     read,
     report_of,
     space_from_dict,
@@ -30,10 +31,9 @@ __all__ = [
     "Report",
     "fit_accuracy",
     "fit_latency",
+    "likely_covariates",
     "load",
 ]
-
-KINDS: dict[str, type[Predictor]] = {kind.kind: kind for kind in (Accuracy, Latency)}
 
 
 def load(path: Path | str, space: Space | None = None) -> Predictor:
@@ -47,9 +47,10 @@ def load(path: Path | str, space: Space | None = None) -> Predictor:
     head, arrays = read(path)
     try:
         known = space_from_dict(head["space"])
-        kind = KINDS.get(head["kind"])
-        if kind is None:
-            raise InputError(f"{path}: kind {head['kind']!r} is not one of {choices(KINDS)}")
+        try:
+            kind = kind_of(head["kind"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         if space is not None:
             check_part(space, known, str(path))
         predictor = kind.restore(space or known, head["data"], arrays)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,6 +65,16 @@ class Report:
         return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
+_KINDS: dict[str, type[Predictor]] = {}  # by the name that files have
+
+
+def kind_of(name: object) -> type[Predictor]:
+    """The kind of predictor a file names."""
+    if not isinstance(name, str) or name not in _KINDS:
+        raise InputError(f"kind {name!r} of predictor is not one of {choices(_KINDS)}")
+    return _KINDS[name]
+
+
 class Predictor(ABC):
     """A value for every arch of a space, learnt from records or given.
 
@@ -79,6 +89,10 @@ class Predictor(ABC):
     metric: str
     unit: str
     report: Report | None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _KINDS[cls.kind] = cls
 
     @abstractmethod
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
@@ -96,9 +110,25 @@ class Predictor(ABC):
     @abstractmethod
     def restore(
         cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Predictor:
+    ) -> Self:
         """The predictor for `space`, which is the one it was fitted for or a part of it, with
         any resolutions."""
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """What `predict` takes beside the population."""
+        return ()
+
+    def on(self, space: Space) -> Self:
+        """The same predictor for populations of `space`: a part of its space, at any resolutions.
+
+        Raises:
+            InputError: the space has an arch that the predictor's has not.
+        """
+        check_part(space, self.space, self.metric)
+        other = type(self).restore(space, *self.state())
+        other.report = self.report
+        return other
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Writes one file, whole or not at all."""

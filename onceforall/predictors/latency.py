@@ -9,12 +9,14 @@ these. Outliers count little (Student-t weights). Knows labels and features; no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, choices
+from onceforall.predictors import drift as drifts
 from onceforall.predictors import gp, physics
 from onceforall.predictors.base import (
     Floats,
@@ -24,12 +26,14 @@ from onceforall.predictors.base import (
     prefixed,
     under,
 )
+from onceforall.predictors.drift import Drift
 from onceforall.predictors.features import Features, Groups, Range, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
 from onceforall.predictors.physics import Physics, Terms
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
+ORDER = "order"  # the covariate and column that says when a record was measured
 SLOPES = "physics"  # the group of the physical parameters: the process may move them
 SUMS = ("depth", "kernel", "expand", "width", "stage_macs")
 KERNEL = Kernel(
@@ -58,6 +62,7 @@ class Latency(Predictor):
         metric: str,
         unit: str,
         sources: Sequence[Latency] = (),
+        drift: Drift | None = None,
     ) -> None:
         """`known` is the range of the archs learnt from; `spread` the relative standard deviation
         of a measurement, with what is not known where there is no process; `starting`, 0 to 1,
@@ -65,12 +70,23 @@ class Latency(Predictor):
         self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
         self.features, self.known = features, known
         self.law, self.process, self.spread, self.starting = law, process, spread, starting
-        self.sources = tuple(sources)
+        self.sources, self.drift = tuple(sources), drift
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        return () if self.drift is None else (ORDER,)
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
-        if covariates:
-            raise InputError(f"covariate {sorted(covariates)[0]!r} was not learnt")
+        """With `order`, the time of measuring, at the pace of that time; else at the usual one."""
         log_mean, log_std = self.log_latency(population)
+        for name, value in covariates.items():
+            if name not in self.covariate_names:
+                raise InputError(
+                    f"covariate {name!r} was not learnt;"
+                    f" this predictor has {choices(self.covariate_names) or 'none'}"
+                )
+            assert self.drift is not None
+            log_mean = log_mean + self.drift(_times(value, len(log_mean)))
         mean = np.exp(log_mean)
         beyond = outside(self.features(population), self.known)
         return Prediction(mean, mean * log_std, beyond)
@@ -114,6 +130,8 @@ class Latency(Predictor):
         }
         arrays = prefixed("range.", self.known)
         arrays |= {"means": self.law.means, "theta": self.law.theta}
+        if self.drift is not None:
+            arrays |= {"drift.order": self.drift.order, "drift.levels": self.drift.levels}
         if self.process is not None:
             data["process"], held = self.process.state()
             arrays |= prefixed("process.", held)
@@ -126,7 +144,7 @@ class Latency(Predictor):
     @classmethod
     def restore(
         cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Latency:
+    ) -> Self:
         process = None
         if data["process"] is not None:
             process = GP.restore(data["process"], under("process.", arrays))
@@ -143,6 +161,7 @@ class Latency(Predictor):
                 cls.restore(space, inner, under(f"source{i}.", arrays))
                 for i, inner in enumerate(data["sources"])
             ],
+            Drift(**under("drift.", arrays)) if "drift.order" in arrays else None,
         )
 
 
@@ -171,33 +190,53 @@ def fit_latency(
 
     The error is that of fits that did not see a part of the labels (`test_fraction`; with fewer
     than 200, of five fits that each left out a fifth); the predictor returned has seen all.
-    `sources` are records of other devices: worth having while the new device has few.
+    `sources` are records of other devices: worth having while the new device has few. The labels
+    were measured in the order of their column `order` or, without one, in theirs; a drift is
+    taken out of what is learnt, and put back where `predict` is told a time.
 
     Raises:
         InputError: too few labels, a value that is not above 0, or all values the same.
     """
     _check(labels)
     rng = np.random.default_rng(seed)
-    others = [_fit(_at_most(source, _SOURCE_AT_MOST, rng), (), unit) for source in sources]
+    others = [
+        _fit(_at_most(source, _SOURCE_AT_MOST, rng), (), unit).on(labels.space)
+        for source in sources
+    ]
     n = len(labels)
     order = rng.permutation(n)
     folds = min(5, n) if n < _FOLDS_BELOW else 1
     parts = [order[i::folds] for i in range(folds)]
     if folds == 1:
         parts = [order[: max(1, round(n * test_fraction))]]
+    timed = replace(labels, columns={**labels.columns, ORDER: _order(labels).astype(np.str_)})
     means, stds, values = [], [], []
     for part in parts:
-        train = labels.take(np.setdiff1d(np.arange(n), part))
+        train = timed.take(np.setdiff1d(np.arange(n), part))
         predicted = _fit(train, others, unit).predict(labels.population[part])
         assert predicted.std is not None
         means.append(predicted.mean)
         stds.append(predicted.std)
         values.append(labels.values[part])
-    whole = _fit(labels, others, unit)
+    whole = _fit(timed, others, unit)
     whole.report = held_out(
         np.concatenate(means), np.concatenate(stds), np.concatenate(values), n - len(parts[0])
     )
     return whole
+
+
+def _order(labels: Labels) -> Floats:
+    """(n,) when each was measured: the column `order`, or the place in the file."""
+    if ORDER not in labels.columns:
+        return np.arange(len(labels), dtype=float)
+    return _times(labels.columns[ORDER], len(labels))
+
+
+def _times(given: ArrayLike, n: int) -> Floats:
+    try:
+        return np.broadcast_to(np.asarray(given).astype(float), (n,))
+    except ValueError:
+        raise InputError(f"{ORDER}: {given!r} is not a number for each record") from None
 
 
 def _check(labels: Labels) -> None:
@@ -222,25 +261,42 @@ def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:
 def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     features = Features.of(labels.space, labels.population)
     groups = features(labels.population)
-    targets = np.log(labels.values)
+    known = range_of(groups)
     terms = mixture(sources, labels.population) if sources else features.physics(labels.population)
-    law, weights, spread = physics.fit(terms, targets)
-    process = None
-    if len(labels) >= _PROCESS_FROM:
-        groups[SLOPES] = law.slopes(terms)
-        process = _process(groups, targets - law(terms), weights, spread)
-        spread = process.noise_std
+    targets = np.log(labels.values)
+    law, process, spread = _learn(terms, groups, targets)
+    when = _order(labels)
+    drift = drifts.find(when, targets - _fitted(law, process, terms))
+    if drift is not None:
+        law, process, spread = _learn(terms, groups, targets - drift(when))
+        spread = float(np.hypot(spread, drift.size))  # the time of a prediction is not known
+    starting = law.starting(terms)
     return Latency(
         features,
-        range_of(features(labels.population)),
+        known,
         law,
         process,
         spread,
-        law.starting(terms),
+        starting,
         labels.metric,
         unit,
         sources,
+        drift,
     )
+
+
+def _learn(terms: Terms, groups: Groups, targets: Floats) -> tuple[Physics, GP | None, float]:
+    """Physics, what it leaves over, and the relative spread of a measurement."""
+    law, weights, spread = physics.fit(terms, targets)
+    if len(targets) < _PROCESS_FROM:
+        return law, None, spread
+    left = targets - law(terms)
+    process = _process({**groups, SLOPES: law.slopes(terms)}, left, weights, spread)
+    return law, process, process.noise_std
+
+
+def _fitted(law: Physics, process: GP | None, terms: Terms) -> Floats:
+    return law(terms) + (0.0 if process is None else process.fitted())
 
 
 def _process(groups: Groups, left: Floats, weights: Floats, spread: float) -> GP:
