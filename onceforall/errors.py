@@ -12,7 +12,7 @@ class InputError(ValueError):
     """A mistake in what was given: the message names what, where, and what would be right."""
 
 
-class MissingExtra(InputError):
+class MissingExtraError(InputError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

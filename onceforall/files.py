@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,3 +85,17 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not a text file") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `ONCEFORALL_CACHE`, or the platform's folder for caches."""
+    given = os.environ.get("ONCEFORALL_CACHE")
+    if given:
+        return Path(given)
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "onceforall"

@@ -1,0 +1,85 @@
+"""Batch-norm statistics of a static network, measured on training images.
+
+A sub-network that was just extracted has no statistics of its own: those of the
+supernet are of no sub-network in particular. They are measured as the authors do:
+batches go through the network, every batch norm normalising by the statistics of its
+batch, and what each one saw is averaged.
+
+Knows a network and batches of images; nothing of archs or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+ESTIMATORS = ("pooled", "batch-mean")
+
+
+@torch.no_grad()
+def calibrate(
+    network: nn.Module, batches: Iterable[Tensor], estimator: str = "pooled"
+) -> nn.Module:
+    """Sets the running statistics of every batch norm in `network`, in place, and returns it in
+    evaluation mode.
+
+    Args:
+        batches: images, each (N, C, R, R), at the resolution the network will be used at.
+        estimator: "batch-mean" is the authors': the mean over images of the mean and the biased
+            variance of the image's batch. "pooled" adds the variance between the batches' means
+            to it, which makes it the variance over all images (law of total variance): the
+            authors' is too small by that, the more so the smaller the batches.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator: {estimator!r} is not one of {ESTIMATORS}")
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    seen = {norm: _Sums() for norm in norms}
+    hooks = [norm.register_forward_pre_hook(seen[norm].add) for norm in norms]
+    modes = {norm: (norm.momentum, norm.track_running_stats) for norm in norms}
+    network.eval()
+    for norm in norms:
+        norm.train()
+        norm.track_running_stats = False  # normalise by the batch, update nothing
+    images = 0
+    try:
+        for batch in batches:
+            images += len(batch)
+            network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm in norms:
+            norm.momentum, norm.track_running_stats = modes[norm]
+    if norms and not images:
+        raise ValueError("calibrate: no images given")
+    for norm in norms:
+        mean, variance = seen[norm].statistics(pooled=estimator == "pooled")
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+    return network.eval()
+
+
+class _Sums:
+    """Sums over images of per-batch means, squared means and biased variances, in float64."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.mean = self.square = self.variance = torch.zeros((), dtype=torch.float64)
+
+    def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)  # (C,), (C,)
+        variance, mean = variance.double().cpu(), mean.double().cpu()
+        self.images += len(x)
+        self.mean = self.mean + len(x) * mean
+        self.square = self.square + len(x) * mean * mean
+        self.variance = self.variance + len(x) * variance
+
+    def statistics(self, pooled: bool) -> tuple[Tensor, Tensor]:
+        mean = self.mean / self.images
+        variance = self.variance / self.images
+        if pooled:
+            variance = variance + (self.square / self.images - mean * mean).clamp(min=0)
+        return mean, variance

@@ -1,0 +1,131 @@
+"""Which sub-networks are trained at which step, and at what learning rate.
+
+Pure: everything is a function of the space, the settings and the step number, so that
+a resumed run takes the same steps as one that was never stopped. Knows no weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onceforall.errors import InputError
+from onceforall.space import Arch, Space
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps on one part of the space.
+
+    Attributes:
+        archs: sub-networks trained on each batch; their gradients are added up.
+        rule: "random" samples them all; "sandwich" takes the largest, the smallest and
+            samples the rest, the largest teaching the others in place (Yu et al., 2019).
+        lr: peak learning rate: linear warm-up over `warmup` steps, then cosine to 0.
+        distil: weight of the distillation loss beside the labels' (0: labels only).
+        sort_channels: expand ratios formed before this phase, by which the hidden channels
+            are sorted when it begins; None: not sorted.
+    """
+
+    name: str
+    space: Space
+    steps: int
+    archs: int
+    lr: float
+    warmup: int = 0
+    rule: str = "random"
+    distil: float = 0.0
+    sort_channels: tuple[float, ...] | None = None
+
+    def learning_rate(self, step: int) -> float:
+        """At a step of this phase, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    def sample(self, seed: int, step: int) -> list[Arch]:
+        """The archs of a step, counted over the whole run; all at one resolution, that of the
+        batch."""
+        rng = np.random.default_rng((seed, step))
+        resolution = int(rng.choice(self.space.resolution))
+        at = self.space.restrict(resolution=(resolution,))
+        if self.rule == "sandwich":
+            ends = [at.largest(), at.smallest()][: self.archs]
+            return ends + at.decode(at.sample(rng, self.archs - len(ends)))
+        return at.decode(at.sample(rng, self.archs))
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Phases, one after the other."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def at(self, step: int) -> tuple[Phase, int]:
+        """The phase of a step, and the step's number within it."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise IndexError(step)
+
+    def starts(self, step: int) -> bool:
+        """Whether a phase begins at this step."""
+        return self.at(step)[1] == 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """One phase of a recipe, before the space and the number of steps are known."""
+
+    name: str
+    steps: int
+    lr: float
+    archs: int = 1
+    kernel: int = 1  # how many of the largest choices are open
+    depth: int = 1
+    expand: int = 1
+    width: int = 1
+    rule: str = "random"
+    distil: float = 0.0
+    warmup: int = 0
+
+
+def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
+    """The phases of a recipe on a space; where a phase opens smaller expand ratios, the channels
+    are sorted at its start (paper, section 3.3)."""
+    if not shares:
+        raise InputError("phases: none given")
+    phases = []
+    opened = 1
+    for share in shares:
+        longest = max(len(stage.expand) for stage in space.stages)
+        formed = None
+        if min(share.expand, longest) > opened:
+            formed = space.stages[0].expand[-opened:]
+            opened = share.expand
+        part = space.top(
+            kernel=share.kernel, depth=share.depth, expand=share.expand, width=share.width
+        )
+        phases.append(
+            Phase(
+                name=share.name,
+                space=part,
+                steps=share.steps,
+                archs=share.archs,
+                lr=share.lr,
+                warmup=share.warmup,
+                rule=share.rule,
+                distil=share.distil,
+                sort_channels=formed,
+            )
+        )
+    return Curriculum(tuple(phases))

@@ -1,0 +1,372 @@
+"""Data sets by name: where they are found, and how they are split.
+
+`fashion-mnist`, `digits` and `cifar10` have a test set of their own; a folder of images
+has one where it has a `test` or `val` folder. A validation set is always cut from the
+training images: every choice is made on it, and the test set is only for the last
+number. Knows images and labels; nothing of networks.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onceforall.errors import InputError, choices
+from onceforall.files import cache_folder
+from onceforall.images import (
+    AUGMENTATIONS,
+    FileImages,
+    Images,
+    MemoryImages,
+    Normalisation,
+    center,
+    open_image,
+)
+from onceforall.progress import say, track
+
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+FASHION_CLASSES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle-boot",
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+IN_MEMORY_BYTES = 2**30  # small images up to this much are held in memory
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split.
+
+    Attributes:
+        size: height and width of the images, pixels (the shorter, for files of many sizes).
+    """
+
+    name: str
+    train: Images
+    validation: Images
+    test: Images
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    normalisation: Normalisation
+
+    def facts(self) -> dict[str, Any]:
+        """What whoever uses a network trained on it must know: plain data."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "channels": self.channels,
+            "mean": list(self.normalisation.mean),
+            "std": list(self.normalisation.std),
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is asked for: all that a config says of data."""
+
+    name: str  # fashion-mnist, digits, cifar10, or a folder of images
+    root: str | None = None  # where its files are; None: the usual places, then a download
+    validation: int | None = None  # images cut from training; None: a tenth, at most 10,000
+    augmentation: str | None = None  # None: what suits the data set
+    channels: int | None = None  # 1 or 3; None: the data set's own (folders: 3)
+    workers: int = 2  # processes that read image files
+    mean: tuple[float, ...] | None = None  # per channel, of pixels 0..1; None: measured or ImageNet
+    std: tuple[float, ...] | None = None
+
+
+def load(source: Source, size: int | None = None) -> Data:
+    """Finds, reads and splits a data set.
+
+    Args:
+        size: the largest resolution that will be asked for; small images of a folder are held
+            in memory at it.
+
+    Raises:
+        InputError: not known, not found, unreadable, or with too few images.
+    """
+    if source.augmentation is not None and source.augmentation not in AUGMENTATIONS:
+        raise InputError(
+            f"data: augmentation: {source.augmentation!r}; there are {choices(AUGMENTATIONS)}"
+        )
+    if source.name in _NAMED:
+        return _NAMED[source.name](source)
+    if Path(source.name).is_dir():
+        return _folder(source, Path(source.name), size)
+    raise InputError(
+        f"data: {source.name!r} is neither a folder nor one of {choices(sorted(_NAMED))}"
+    )
+
+
+# --- data sets that are held in memory
+
+
+def _fashion_mnist(source: Source) -> Data:
+    folder = _fashion_folder(source.root)
+    train = _idx(folder, "train-images-idx3-ubyte"), _idx(folder, "train-labels-idx1-ubyte")
+    test = _idx(folder, "t10k-images-idx3-ubyte"), _idx(folder, "t10k-labels-idx1-ubyte")
+    for (pixels, labels), part in ((train, "train"), (test, "test")):
+        if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels) or not len(labels):
+            raise InputError(f"{folder}: the {part} images and labels do not belong together")
+    return _in_memory(source, FASHION_CLASSES, _grey(train), _grey(test), "shift+flip")
+
+
+def _fashion_folder(root: str | None) -> Path:
+    places = [FASHION_FOLDER]
+    if root is not None:
+        places = [Path(root), Path(root) / "raw", Path(root) / "FashionMNIST" / "raw"]
+    downloads = cache_folder() / "datasets"
+    for place in [*places, *([] if root else [downloads / "FashionMNIST" / "raw"])]:
+        if any(place.glob("train-images-idx3-ubyte*")):
+            return place
+    if root is not None:
+        raise InputError(f"data: root: no Fashion-MNIST files in {root}")
+    from torchvision.datasets import FashionMNIST
+
+    say(f"downloading Fashion-MNIST to {downloads}")
+    try:
+        FashionMNIST(str(downloads), download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"data: Fashion-MNIST is not in {FASHION_FOLDER} and cannot be downloaded ({error});"
+            f" put its four .gz files into {downloads / 'FashionMNIST' / 'raw'}"
+        ) from None
+    return downloads / "FashionMNIST" / "raw"
+
+
+def _idx(folder: Path, name: str) -> np.ndarray:
+    """An array in the IDX format of MNIST, plain or gzipped: magic 0, 0, 8 (bytes), dimensions,
+    each dimension as a big-endian 32-bit number, then the bytes."""
+    path = folder / f"{name}.gz"
+    try:
+        if path.exists():
+            raw = gzip.decompress(path.read_bytes())
+        else:
+            path = folder / name
+            raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    dimensions = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
+    shape = tuple(np.frombuffer(raw, ">u4", dimensions, 4)) if dimensions else ()
+    start = 4 + 4 * dimensions
+    if not shape or len(raw) != start + math.prod(int(s) for s in shape):
+        raise InputError(f"{path}: not an IDX file of bytes, or truncated")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape([int(s) for s in shape])
+
+
+def _grey(part: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, list[int]]:
+    return torch.from_numpy(part[0].copy())[:, None], [int(label) for label in part[1]]
+
+
+def _digits(source: Source) -> Data:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
+    order = np.random.default_rng(0).permutation(len(pixels))  # the file is sorted by writer
+    test, train = order[:360], order[360:]
+    labels = [int(v) for v in bunch.target]
+    parts = [(pixels[torch.from_numpy(i)], [labels[j] for j in i]) for i in (train, test)]
+    return _in_memory(source, tuple("0123456789"), parts[0], parts[1], "shift")
+
+
+def _cifar10(source: Source) -> Data:
+    from torchvision.datasets import CIFAR10
+
+    root = Path(source.root) if source.root else cache_folder() / "datasets"
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        return _folder(source, root, 32)  # the same images as files
+    try:
+        parts = [CIFAR10(str(root), train=t, download=source.root is None) for t in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"data: CIFAR-10 is not in {root} and cannot be downloaded ({error});"
+            " root may also be a folder with train/<class>/ and test/<class>/ images"
+        ) from None
+    arrays = [(torch.from_numpy(p.data).permute(0, 3, 1, 2), list(p.targets)) for p in parts]
+    return _in_memory(source, tuple(parts[0].classes), arrays[0], arrays[1], "shift+flip")
+
+
+def _in_memory(
+    source: Source,
+    classes: tuple[str, ...],
+    train: tuple[Tensor, list[int]],
+    test: tuple[Tensor, list[int]],
+    augmentation: str,
+) -> Data:
+    channels = train[0].shape[1]
+    if source.channels is not None and source.channels != channels:
+        if channels != 1:
+            raise InputError(f"data: channels: {source.name} has {channels}, not {source.channels}")
+        channels = source.channels
+        train, test = ((x.expand(-1, channels, -1, -1), y) for x, y in (train, test))
+    given = _normalisation(source, channels)
+    normalisation = given or _measured(train[0])
+    augmentation = source.augmentation or augmentation
+    whole = MemoryImages(train[0], train[1], normalisation, augmentation)
+    cut, rest = split(len(whole), source.validation)
+    return Data(
+        name=source.name,
+        train=whole.subset(rest),
+        validation=whole.subset(cut),
+        test=MemoryImages(test[0], test[1], normalisation),
+        classes=classes,
+        channels=channels,
+        size=train[0].shape[-1],
+        normalisation=normalisation,
+    )
+
+
+def _normalisation(source: Source, channels: int) -> Normalisation | None:
+    for name in ("mean", "std"):
+        values = getattr(source, name)
+        if values is not None and len(values) != channels:
+            raise InputError(f"data: {name}: {len(values)} values for {channels} channels")
+    if (source.mean is None) != (source.std is None):
+        raise InputError("data: mean and std go together")
+    return Normalisation(source.mean, source.std) if source.mean and source.std else None
+
+
+def _measured(pixels: Tensor) -> Normalisation:
+    """Mean and deviation per channel of (N, C, H, W) bytes, from counts of the 256 values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = torch.bincount(pixels[:, channel].flatten(), minlength=256).double()
+        share = counts / counts.sum()
+        mean = float(share @ values)
+        means.append(round(mean, 4))
+        deviations.append(round(float(share @ (values - mean) ** 2) ** 0.5, 4))
+    return Normalisation(tuple(means), tuple(deviations))
+
+
+def split(n: int, validation: int | None) -> tuple[list[int], list[int]]:
+    """Indices of the validation images, cut from n training images, and of the rest. Always the
+    same ones, so that runs with different seeds can be compared."""
+    wanted = min(10_000, max(1, n // 10)) if validation is None else validation
+    if not 0 < wanted < n:
+        raise InputError(f"data: validation: {wanted} images cannot be cut from {n}")
+    order = np.random.default_rng(0).permutation(n).tolist()
+    return order[:wanted], order[wanted:]
+
+
+# --- folders of images
+
+
+def _folder(source: Source, root: Path, size: int | None) -> Data:
+    """ImageFolder layout: `root/<class>/*.jpg`, or `root/{train,val,test}/<class>/*.jpg`.
+
+    The test set is `test`, or else `val`; where there is neither, a tenth of the images.
+    """
+    channels = source.channels or 3
+    normalisation = _normalisation(source, channels) or _default_normalisation(channels)
+    parts = {p: root / p for p in ("train", "val", "test") if (root / p).is_dir()}
+    if "train" in parts:
+        paths, labels, classes = list_folder(parts["train"])
+        held = parts.get("test", parts.get("val"))
+    else:
+        paths, labels, classes = list_folder(root)
+        held = None
+    if len(classes) < 2:
+        raise InputError(f"{root}: one class only ({classes[0]}); a folder a class is expected")
+    if held is not None:
+        test_paths, test_labels, _ = list_folder(held, classes)
+    else:
+        order = np.random.default_rng(1).permutation(len(paths)).tolist()
+        cut = max(1, len(paths) // 10)
+        test_paths, test_labels = [paths[i] for i in order[:cut]], [labels[i] for i in order[:cut]]
+        paths, labels = [paths[i] for i in order[cut:]], [labels[i] for i in order[cut:]]
+    small = size is not None and size <= 64
+    augmentation = source.augmentation or ("shift+flip" if small else "crop+flip")
+    train = FileImages(paths, labels, normalisation, channels, augmentation, source.workers)
+    test = FileImages(test_paths, test_labels, normalisation, channels, "none", source.workers)
+    chosen: tuple[Images, Images] = (train, test)
+    if small and size is not None:
+        images = len(paths) + len(test_paths)
+        if images * channels * size * size <= IN_MEMORY_BYTES:
+            chosen = (in_memory(train, size), in_memory(test, size))
+    validation, rest = split(len(paths), source.validation)
+    return Data(
+        name=str(root),
+        train=chosen[0].subset(rest),
+        validation=chosen[0].subset(validation),
+        test=chosen[1],
+        classes=classes,
+        channels=channels,
+        size=size or min(open_image(paths[0], channels).size),
+        normalisation=normalisation,
+    )
+
+
+def _default_normalisation(channels: int) -> Normalisation:
+    return IMAGENET if channels == 3 else Normalisation((0.5,), (0.5,))
+
+
+def list_folder(
+    folder: Path, classes: Sequence[str] | None = None
+) -> tuple[list[Path], list[int], tuple[str, ...]]:
+    """Paths, labels and classes of `folder/<class>/**/*.jpg`, sorted by name.
+
+    Args:
+        classes: those of the training set, where this is another part of it.
+
+    Raises:
+        InputError: no class folders, a class without images, or one that is not in `classes`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."))
+    if not found:
+        raise InputError(f"{folder}: no class folders in it; FOLDER/<class>/<image> is expected")
+    known = tuple(classes) if classes is not None else found
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in found:
+        if name not in known:
+            raise InputError(f"{folder / name}: no such class in the training images")
+        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise InputError(f"{folder / name}: no images in it ({choices(IMAGE_SUFFIXES)})")
+        paths += images
+        labels += [known.index(name)] * len(images)
+    return paths, labels, known
+
+
+def in_memory(files: FileImages, size: int) -> MemoryImages:
+    """All files decoded once: short side resized to `size`, centre cropped.
+
+    Raises:
+        InputError: names the first file that cannot be read.
+    """
+    pixels = torch.empty((len(files), files.channels, size, size), dtype=torch.uint8)
+    for i, path in enumerate(track(files.paths, "reading images")):
+        image = center(open_image(path, files.channels), size, 1.0)
+        array = torch.from_numpy(np.array(image, dtype=np.uint8))
+        pixels[i] = array.permute(2, 0, 1) if array.dim() == 3 else array[None]
+    return MemoryImages(pixels, files.labels, files.normalisation, files.augmentation)
+
+
+_NAMED: dict[str, Callable[[Source], Data]] = {
+    "fashion-mnist": _fashion_mnist,
+    "digits": _digits,
+    "cifar10": _cifar10,
+}

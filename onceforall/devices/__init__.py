@@ -1,0 +1,120 @@
+"""Devices: where a network can be run and timed.
+
+A device is a function `prepare(network, example, threads, precision)` that returns a
+call to time. More are found by the entry point `onceforall.devices`. Devices know an
+`nn.Module`, never an arch.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onceforall.devices.timing import ROUNDS, Latency, time_calls
+from onceforall.errors import InputError, choices
+
+__all__ = ["Latency", "Target", "measure", "measure_many", "names"]
+
+Prepare = Callable[[nn.Module, Tensor, int, str], Callable[[], object]]
+
+_DEVICES = {  # name -> module, function, precisions
+    "onnxruntime-cpu": ("onceforall.devices.onnxruntime_cpu", "prepare", ("fp32",)),
+    "torch-cpu": ("onceforall.devices.pytorch", "prepare_cpu", ("fp32", "bf16")),
+    "torch-cuda": ("onceforall.devices.pytorch", "prepare_cuda", ("fp32", "fp16", "bf16")),
+}
+TOGETHER = 12  # networks timed in turns: as many as are prepared at a time
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device and how it is used: what a latency is a latency of."""
+
+    device: str = "onnxruntime-cpu"
+    threads: int = 1
+    batch: int = 1  # images a run
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.device not in names():
+            raise InputError(f"device: {self.device!r} is not known; there are {choices(names())}")
+        for name in ("threads", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} is below 1")
+        allowed = _DEVICES[self.device][2] if self.device in _DEVICES else ("fp32",)
+        if self.precision not in allowed:
+            raise InputError(
+                f"precision: {self.device} has {choices(allowed)}, not {self.precision!r}"
+            )
+
+    def __str__(self) -> str:
+        """As it stands in records: device, threads, batch and precision where not the usual ones."""
+        extras = [f"threads{self.threads}"] if self.threads != 1 else []
+        extras += [f"batch{self.batch}"] if self.batch != 1 else []
+        extras += [self.precision] if self.precision != "fp32" else []
+        return "-".join([self.device, *extras])
+
+    def prepare(self, network: nn.Module, shape: tuple[int, int, int]) -> Callable[[], object]:
+        """A call that runs a copy of `network` once on random images of `shape` (C, H, W)."""
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn((self.batch, *shape), generator=generator)
+        own = copy.deepcopy(network).eval()
+        return _prepare_of(self.device)(own, example, self.threads, self.precision)
+
+
+def names() -> list[str]:
+    """All devices, those of plug-ins last."""
+    return [*_DEVICES, *(p.name for p in entry_points(group="onceforall.devices"))]
+
+
+def measure(
+    target: Target, network: nn.Module, shape: tuple[int, int, int], rounds: int = ROUNDS
+) -> Latency:
+    """Latency of one network for images of `shape` (C, H, W)."""
+    return measure_many(target, [(network, shape)], rounds)[0]
+
+
+def measure_many(
+    target: Target,
+    networks: Sequence[tuple[nn.Module, tuple[int, int, int]]],
+    rounds: int = ROUNDS,
+) -> list[Latency]:
+    """Latencies of networks that are timed in turns, so that they can be compared."""
+    return time_calls([target.prepare(n, shape) for n, shape in networks], rounds)
+
+
+def machine() -> dict[str, Any]:
+    """What ran the measurements, for their provenance."""
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _prepare_of(device: str) -> Prepare:
+    if device in _DEVICES:
+        module, function, _ = _DEVICES[device]
+        return getattr(importlib.import_module(module), function)
+    plugins = {p.name: p for p in entry_points(group="onceforall.devices")}
+    return plugins[device].load()

@@ -1,0 +1,279 @@
+"""Labelled images as batches of tensors, at the resolution that each batch asks for.
+
+Two forms with one face: small images held in memory as bytes, and image files read
+by worker processes. Which data sets there are is the next room up (`data.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onceforall.errors import InputError
+
+AUGMENTATIONS = ("none", "shift", "shift+flip", "crop+flip")
+CROP = 0.875  # share of the resized image that a centre crop keeps: the usual one at ImageNet size
+LARGE = 64  # pixels: images are evaluated on a centre crop above this, whole up to it
+
+
+class Request(NamedTuple):
+    """A batch that is wanted: which images, at which resolution, and the seed of its
+    augmentation (None: none, the images as they are evaluated)."""
+
+    indices: Sequence[int]
+    resolution: int
+    seed: int | None = None
+
+
+class Images(Protocol):
+    """What training, calibration and evaluation know of images."""
+
+    labels: list[int]
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Sequence[int]) -> Images: ...
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(N, C, R, R) normalised images and (N,) labels, a batch a request."""
+        ...
+
+
+def in_order(n: int, batch: int, resolution: int) -> Iterator[Request]:
+    """All of n images, each once, as they are evaluated."""
+    for start in range(0, n, batch):
+        yield Request(range(start, min(start + batch, n)), resolution)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per channel, of pixel values from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, dtype=x.dtype).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=x.dtype).view(-1, 1, 1)
+        return (x - mean) / std
+
+
+@dataclass
+class MemoryImages:
+    """Images held as bytes: (N, C, S, S) uint8. The whole image is resized to the resolution."""
+
+    pixels: Tensor
+    labels: list[int]
+    normalisation: Normalisation
+    augmentation: str = "none"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Sequence[int]) -> MemoryImages:
+        labels = [self.labels[i] for i in indices]
+        pixels = self.pixels[torch.as_tensor(list(indices), dtype=torch.long)]
+        return MemoryImages(pixels, labels, self.normalisation, self.augmentation)
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        labels = torch.tensor(self.labels)
+        for request in requests:
+            indices = torch.as_tensor(list(request.indices), dtype=torch.long)
+            x = self.pixels[indices]
+            if request.seed is not None:
+                x = self._augment(x, torch.Generator().manual_seed(request.seed))
+            x = x.float() / 255
+            if x.shape[-1] != request.resolution:
+                size = (request.resolution, request.resolution)
+                x = F.interpolate(x, size, mode="bilinear", antialias=True)
+            yield self.normalisation(x), labels[indices]
+
+    def _augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Random shift by up to 1/14 of the size (2 pixels of 28), and mirror image."""
+        if "shift" in self.augmentation or "crop" in self.augmentation:
+            n, _, size, _ = x.shape
+            reach = max(1, size // 14)
+            padded = F.pad(x, (reach,) * 4)
+            start = torch.randint(0, 2 * reach + 1, (2, n, 1), generator=generator)
+            rows, columns = start + torch.arange(size)  # (N, S) each
+            batch = torch.arange(n)[:, None, None]
+            x = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
+            x = x.permute(0, 3, 1, 2)
+        if "flip" in self.augmentation:
+            mirrored = torch.rand(len(x), generator=generator) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+        return x
+
+
+@dataclass
+class FileImages:
+    """Image files, read anew for each batch by `workers` processes.
+
+    Evaluated as is usual: the short side resized to R/0.875 and the centre R cropped (up to 64
+    pixels the short side to R). A file that cannot be read is an error in training; in
+    evaluation it is left out and its path added to `unreadable`.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+    normalisation: Normalisation
+    channels: int = 3
+    augmentation: str = "none"
+    workers: int = 0
+    crop: float | None = None  # share kept by the centre crop; None: 0.875, or 1 up to 64 pixels
+    unreadable: list[Path] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, indices: Sequence[int]) -> FileImages:
+        return FileImages(
+            [self.paths[i] for i in indices],
+            [self.labels[i] for i in indices],
+            self.normalisation,
+            self.channels,
+            self.augmentation,
+            self.workers,
+            self.crop,
+            self.unreadable,
+        )
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        from torch.utils.data import DataLoader
+
+        keys = (
+            [(i, request.resolution, _seed_of(request.seed, i)) for i in request.indices]
+            for request in requests
+        )
+        loader: Any = DataLoader(
+            _Files(self),
+            batch_sampler=keys,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=_one_thread,
+        )
+        for images, labels, failed in loader:
+            self.unreadable += [path for path in failed if path not in self.unreadable]
+            if len(labels):
+                yield images, labels
+
+
+class _Files(torch.utils.data.Dataset):
+    """Reads one image; in a worker process."""
+
+    def __init__(self, files: FileImages) -> None:
+        self.files = files
+
+    def __getitem__(self, key: tuple[int, int, int | None]) -> tuple[Tensor | None, int, Path]:
+        index, resolution, seed = key
+        files = self.files
+        path, label = files.paths[index], files.labels[index]
+        try:
+            image = open_image(path, files.channels)
+        except InputError:
+            if seed is not None:
+                raise
+            return None, label, path
+        if seed is None:
+            image = center(image, resolution, files.crop)
+        else:
+            image = augmented(image, resolution, files.augmentation, random.Random(seed))
+        return files.normalisation(to_tensor(image)), label, path
+
+
+def _seed_of(seed: int | None, index: int) -> int | None:
+    return None if seed is None else (seed * 1_000_003 + index) % 2**63
+
+
+def _collate(
+    samples: list[tuple[Tensor | None, int, Path]],
+) -> tuple[Tensor, Tensor, list[Path]]:
+    good = [(image, label) for image, label, _ in samples if image is not None]
+    failed = [path for image, _, path in samples if image is None]
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    return images, torch.tensor([label for _, label in good]), failed
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)  # the workers are the parallelism
+
+
+def open_image(path: Path, channels: int) -> Any:
+    """A PIL image in grey (1 channel) or colour (3).
+
+    Raises:
+        InputError: names the file that cannot be read as an image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not an image, or damaged") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image: {error}") from None
+
+
+def to_tensor(image: Any) -> Tensor:
+    """(C, H, W), values 0 to 1, as torchvision's ToTensor."""
+    from torchvision.transforms.functional import to_tensor as convert
+
+    return convert(image)
+
+
+def center(image: Any, resolution: int, crop: float | None = None) -> Any:
+    """Short side resized to `resolution / crop` (bilinear), then the centre cropped."""
+    from torchvision.transforms import functional as tv
+
+    kept = crop if crop is not None else (CROP if resolution > LARGE else 1.0)
+    resized = tv.resize(image, _resized_side(resolution / kept))
+    return tv.center_crop(resized, [resolution, resolution])
+
+
+def _resized_side(size: float) -> int:
+    """Rounded up, as the authors do: 176 / 0.875 = 201.14 is 202."""
+    return math.ceil(size - 1e-6)
+
+
+def augmented(image: Any, resolution: int, augmentation: str, rng: random.Random) -> Any:
+    """A random view of an image for training.
+
+    "crop+flip" is the usual one at ImageNet size: a random part of 8 to 100% of the area and of
+    an aspect ratio from 3/4 to 4/3. "shift" takes 1/14 off or on at the sides.
+    """
+    from torchvision.transforms import functional as tv
+
+    if "flip" in augmentation and rng.random() < 0.5:
+        image = tv.hflip(image)
+    if "crop" in augmentation:
+        top, left, height, width = _random_area(image.height, image.width, rng)
+        return tv.resized_crop(image, top, left, height, width, [resolution, resolution])
+    if "shift" in augmentation:
+        short = min(image.height, image.width)
+        reach = max(1, short // 14)
+        square = tv.pad(tv.center_crop(image, [short, short]), [reach] * 4)
+        top, left = rng.randint(0, 2 * reach), rng.randint(0, 2 * reach)
+        return tv.resized_crop(square, top, left, short, short, [resolution, resolution])
+    return center(image, resolution, 1.0)
+
+
+def _random_area(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random part (Szegedy et al., 2015); the centre square
+    where ten tries give none that fits."""
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        ratio = (4 / 3) ** rng.uniform(-1, 1)
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            return rng.randint(0, height - h), rng.randint(0, width - w), h, w
+    short = min(height, width)
+    return (height - short) // 2, (width - short) // 2, short, short

@@ -1,0 +1,402 @@
+"""The training loop of a supernet: steps, precision, checkpoints, progress.
+
+Everything a run needs and makes is in its folder:
+
+    settings.json          the settings it was started with
+    metrics.jsonl          a line every few steps, and one at the end of each phase
+    training.safetensors   the latest checkpoint, to resume from
+    teacher.safetensors    the trained largest network, which teaches the others
+    supernet.safetensors   the result
+
+Batches, archs and augmentation are functions of the seed and the step's number, so a
+run that was stopped and resumed takes the same steps as one that was not. Knows a
+`SuperNet`, never a family's layers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onceforall import checkpoint, families
+from onceforall.accuracy import accuracy, calibrated, placing
+from onceforall.config import Settings
+from onceforall.curriculum import Curriculum, Phase, curriculum
+from onceforall.data import Data
+from onceforall.distributed import Group
+from onceforall.errors import InputError
+from onceforall.files import write_json
+from onceforall.images import Request
+from onceforall.losses import distilled, supervised
+from onceforall.progress import Bar, bar, say
+from onceforall.supernet import SuperNet
+from onceforall.weights import load_exactly, load_network, save_network, save_supernet
+
+CHECKED_IMAGES = 2000  # of validation, at the end of each phase
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `train` leaves behind."""
+
+    run: Path
+    steps: int
+    seconds: float  # of training, all sessions of this run together
+    metrics: dict[str, Any]  # the last line of the metrics
+
+
+class Stopped(KeyboardInterrupt):  # noqa: N818
+    """Ctrl-C, after the checkpoint was written."""
+
+
+def family_of(settings: Settings, data: Data) -> families.Family:
+    """The family of a run: for the classes, channels and size of its data."""
+    options: dict[str, Any] = {"in_channels": data.channels, "classes": len(data.classes)}
+    if settings.dropout:
+        options["dropout"] = settings.dropout
+    resolutions = settings.resolutions
+    if resolutions is None and data.size <= 64:
+        size = max(28, data.size)
+        resolutions = tuple(sorted({round(size * share / 28) * 4 for share in (5, 6, 7)}))
+    if resolutions is not None:
+        options["resolutions"] = resolutions
+    return families.get(settings.family, **options)
+
+
+def train(
+    run: Path, settings: Settings, data: Data, *, resume: bool = False, group: Group | None = None
+) -> Outcome:
+    """Trains a supernet in the folder `run`.
+
+    Raises:
+        InputError: the folder holds a run already (without `resume`), or one with other settings.
+        Stopped: Ctrl-C; a checkpoint was written.
+    """
+    group = group or Group()
+    _prepare_folder(run, settings, resume, group)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return _Run(run, settings, data, group).go()
+
+
+def _prepare_folder(run: Path, settings: Settings, resume: bool, group: Group) -> None:
+    path = run / "settings.json"
+    if path.exists() and not resume:
+        raise InputError(f"{run}: holds a run already; resume it, or name another folder")
+    if path.exists():
+        before, now = json.loads(path.read_text()), settings.to_dict()
+        free = {"threads", "checkpoint_seconds", "log_steps"}  # these do not change the result
+        for key in sorted(set(before) | set(now)):
+            if key not in free and before.get(key) != now.get(key):
+                raise InputError(
+                    f"{path}: {key} was {before.get(key)!r}, now {now.get(key)!r};"
+                    " a run is resumed with its own settings"
+                )
+    elif resume:
+        raise InputError(f"{run}: no run to resume there")
+    group.wait()
+    if group.first and not path.exists():
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise InputError(f"{run}: exists and is not a run; name another folder")
+        write_json(path, settings.to_dict())
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(self, folder: Path, settings: Settings, data: Data, group: Group) -> None:
+        self.folder, self.settings, self.data, self.group = folder, settings, data, group
+        self.family = family_of(settings, data)
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.supernet = SuperNet(self.family, generator).to(group.device)
+        if group.device.type == "cpu":
+            self.supernet.to(memory_format=torch.channels_last)  # twice as fast there
+        shares = [phase.share(len(data.train), settings.batch_size) for phase in settings.phases]
+        self.curriculum: Curriculum = curriculum(self.family.space, shares)
+        if settings.batch_size > len(data.train):
+            raise InputError(
+                f"batch_size: {settings.batch_size} is more than the {len(data.train)} images"
+            )
+        self.teacher: nn.Module | None = None
+        self.step = 0
+        self.seconds = 0.0
+        self.metrics: dict[str, Any] = {}
+        self.optimizer = self._new_optimizer()
+
+    def go(self) -> Outcome:
+        self._load()
+        start = time.monotonic()
+        saved = start
+        total = self.curriculum.steps
+        stream = self.data.train.stream(self._requests())
+        with _interrupts() as interrupted, self._bar(total) as shown:
+            meter = _Meter()
+            while self.step < total:
+                phase, k = self.curriculum.at(self.step)
+                if k == 0:
+                    self._begin(phase)
+                images, labels = next(stream)
+                loss, hits = self._train_step(phase, k, images, labels)
+                meter.add(loss, hits, len(labels))
+                self.step += 1
+                now = time.monotonic()
+                self.seconds += now - start
+                start = now
+                ended = k + 1 == phase.steps
+                if ended or self.step % self.settings.log_steps == 0:
+                    self._log(phase, meter)
+                shown.advance(note=meter.note(phase.name))
+                if ended:
+                    self._end(phase)
+                stop = self.group.any(bool(interrupted))
+                if stop or ended or now - saved > self.settings.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+                if stop:
+                    raise Stopped(f"stopped after step {self.step} of {total}; --resume goes on")
+        self._finish()
+        return Outcome(self.folder, self.step, self.seconds, self.metrics)
+
+    # --- one step
+
+    def _train_step(
+        self, phase: Phase, k: int, images: Tensor, labels: Tensor
+    ) -> tuple[float, float]:
+        """Loss and share of hits of the last arch of the step (in the sandwich: a sampled one)."""
+        images, labels = placing(self.supernet)(images), labels.to(self.group.device)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = phase.learning_rate(k)
+        self.supernet.train()
+        taught: Tensor | None = None
+        with self._autocast():
+            if phase.distil and phase.rule != "sandwich" and self.teacher is not None:
+                with torch.no_grad():
+                    taught = self.teacher(images)
+        self.optimizer.zero_grad(set_to_none=True)
+        for i, arch in enumerate(phase.sample(self.settings.seed, self.step)):
+            with self._autocast():
+                logits = self.supernet(images, arch).float()
+                loss = supervised(logits, labels, self.settings.label_smoothing)
+                if taught is not None:
+                    loss = loss + phase.distil * distilled(logits, taught.float())
+                    loss = loss * (2 / (1 + phase.distil))  # as the authors scale it
+            loss.backward()
+            if phase.rule == "sandwich" and i == 0 and phase.distil:
+                taught = logits.detach()
+        self.group.average_gradients(self.supernet.parameters())
+        self.optimizer.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InputError(
+                f"phases: {phase.name}: the loss is {value} at step {self.step}; a lower lr helps"
+            )
+        return value, float((logits.argmax(1) == labels).float().mean())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.group.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
+        )
+
+    def _requests(self) -> Iterator[Request]:
+        """The batches from the current step on."""
+        n, batch, seed = len(self.data.train), self.settings.batch_size, self.settings.seed
+        per_epoch = n // batch
+        order: list[int] = []
+        for step in range(self.step, self.curriculum.steps):
+            epoch, i = divmod(step, per_epoch)
+            if i == 0 or not order:
+                order = np.random.default_rng((seed, 1, epoch)).permutation(n).tolist()
+            phase, _ = self.curriculum.at(step)
+            resolution = phase.sample(seed, step)[0].resolution
+            indices = self.group.share(order[i * batch : (i + 1) * batch])
+            yield Request(indices, resolution, seed * 1_000_003 + step * 64 + self.group.rank)
+
+    # --- phases
+
+    def _begin(self, phase: Phase) -> None:
+        needs_teacher = phase.distil and phase.rule != "sandwich"
+        if needs_teacher and self.teacher is None:
+            largest = self.family.space.largest()
+            self.teacher = self._frozen(self.supernet.extract(largest))
+            if self.group.first:
+                save_network(
+                    self.folder / "teacher.safetensors",
+                    self.teacher,
+                    self.family,
+                    largest,
+                    {},
+                    overwrite=True,
+                )
+        if phase.sort_channels is not None:
+            self.supernet.sort_channels(phase.sort_channels)
+        self.optimizer = self._new_optimizer()  # momentum of unsorted channels means nothing
+
+    def _frozen(self, network: nn.Module) -> nn.Module:
+        """A teacher: it normalises by the batch, as the networks it teaches do."""
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+        return network.requires_grad_(False).train().to(self.group.device)
+
+    def _new_optimizer(self) -> torch.optim.SGD:
+        decayed = [p for p in self.supernet.parameters() if p.dim() > 1]
+        others = [p for p in self.supernet.parameters() if p.dim() <= 1]  # batch norm and biases
+        return torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": self.settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=0.0,
+            momentum=self.settings.momentum,
+            nesterov=self.settings.momentum > 0,
+            foreach=True,
+        )
+
+    def _end(self, phase: Phase) -> None:
+        """Checks the ends of the phase's space on validation images."""
+        if not self.group.first:
+            return
+        line: dict[str, Any] = {"step": self.step, "phase": phase.name, "ended": True}
+        for name, arch in (
+            ("largest", phase.space.largest()),
+            ("smallest", phase.space.smallest()),
+        ):
+            network = calibrated(self.supernet, arch, self.data)
+            found = accuracy(network, arch.resolution, self.data.validation, CHECKED_IMAGES)
+            line[f"top1_{name}"] = round(found.top1, 3)
+        self._write(line)
+        say(
+            f"{phase.name}: step {self.step} of {self.curriculum.steps}, validation top-1"
+            f" {line['top1_largest']:.1f}% largest, {line['top1_smallest']:.1f}% smallest"
+        )
+
+    # --- files
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.metrics = {**self.metrics, **line}
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _log(self, phase: Phase, meter: _Meter) -> None:
+        line = {"step": self.step, "phase": phase.name, **meter.read(), "seconds": self.seconds}
+        if self.group.first:
+            self._write({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()})
+
+    def _save(self) -> None:
+        if not self.group.first:
+            return
+        tensors = {f"model.{n}": t for n, t in self.supernet.state_dict().items()}
+        for name, parameter in self.supernet.named_parameters():
+            momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        facts = {"step": self.step, "seconds": self.seconds, "family": self.family.name}
+        path = self.folder / "training.safetensors"
+        checkpoint.save(path, "training", tensors, facts, overwrite=True)
+
+    def _load(self) -> None:
+        path = self.folder / "training.safetensors"
+        if not path.exists():
+            self._cut_metrics()
+            return
+        found = checkpoint.load(path, "training")
+        if found.facts.get("family") != self.family.name:
+            raise InputError(f"{path}: of family {found.facts.get('family')}")
+        model = {n[6:]: t for n, t in found.tensors.items() if n.startswith("model.")}
+        load_exactly(self.supernet, model, path)
+        for name, parameter in self.supernet.named_parameters():
+            momentum = found.tensors.get(f"momentum.{name}")
+            if momentum is not None:
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+        self.step, self.seconds = found.facts["step"], found.facts["seconds"]
+        if (self.folder / "teacher.safetensors").exists():
+            teacher, _, _ = load_network(self.folder / "teacher.safetensors")
+            self.teacher = self._frozen(teacher)
+        self._cut_metrics()
+
+    def _cut_metrics(self) -> None:
+        """Drops lines of steps that are taken again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists() or not self.group.first:
+            return
+        kept = []
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):  # a line cut short by a crash
+                line = json.loads(text)
+                if line["step"] <= self.step:
+                    kept.append(text + "\n")
+                    self.metrics = {**self.metrics, **line}
+        path.write_text("".join(kept), encoding="utf-8")
+
+    def _finish(self) -> None:
+        if self.group.first:
+            facts = {"data": self.data.facts(), "training": self.settings.to_dict()}
+            path = self.folder / "supernet.safetensors"
+            save_supernet(path, self.supernet, facts, overwrite=True)
+        self.group.wait()
+
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[Bar]:
+        if not self.group.first:
+            yield Bar(None, None)
+            return
+        with bar("training", total, self.step) as shown:
+            yield shown
+
+
+class _Meter:
+    """Running means of what the progress bar and the metrics show."""
+
+    def __init__(self) -> None:
+        self.loss = self.top1 = float("nan")
+        self.images = 0
+        self.since = time.monotonic()
+        self.speed = 0.0
+
+    def add(self, loss: float, hits: float, images: int) -> None:
+        fresh = math.isnan(self.loss)
+        self.loss = loss if fresh else 0.95 * self.loss + 0.05 * loss
+        self.top1 = 100 * hits if fresh else 0.95 * self.top1 + 5 * hits
+        self.images += images
+
+    def read(self) -> dict[str, float]:
+        now = time.monotonic()
+        self.speed = self.images / max(1e-9, now - self.since)
+        self.images, self.since = 0, now
+        return {"loss": self.loss, "train_top1": self.top1, "images_per_second": self.speed}
+
+    def note(self, phase: str) -> str:
+        text = f"{phase}  loss {self.loss:.3f}  top-1 {self.top1:.1f}%"
+        return f"{text}  {self.speed:.0f} images/s" if self.speed else text
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Signals to stop that have come while the block runs; a second Ctrl-C stops at once."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
