@@ -1,0 +1,312 @@
+"""What is searched for: an objective, limits, and the archs evaluated so far.
+
+A search knows a `Space` and functions of populations; whether those are predictors,
+tables or anything else it does not know.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceforall.errors import InputError
+from onceforall.space import Arch, Population, Space
+from onceforall.tables import Table
+
+Floats = NDArray[np.float64]
+Objective = Callable[[Population], Floats]  # (n, genes) -> (n,), more is better
+
+_ROUNDING = 1e-12  # a sum of numbers may exceed its bound by this share of it
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A quantity that must stay within bounds; a `Table` as value makes decisions exact.
+
+    Attributes:
+        name: for messages and results.
+        value: a function of populations.
+        at_most, at_least: inclusive; None for no bound.
+        unit: for messages.
+    """
+
+    name: str
+    value: Callable[[Population], Floats]
+    at_most: float | None = None
+    at_least: float | None = None
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        for bound in (self.at_most, self.at_least):
+            if bound is not None and not math.isfinite(bound):
+                raise InputError(f"limit {self.name}: {bound} is not a finite number")
+        if self.at_most is None and self.at_least is None:
+            raise InputError(f"limit {self.name}: neither at most nor at least is given")
+        if self.low > self.high:
+            raise InputError(
+                f"limit {self.name}: at least {self.low:g} and at most {self.high:g} exclude"
+                " each other"
+            )
+
+    @property
+    def low(self) -> float:
+        return -math.inf if self.at_least is None else self.at_least
+
+    @property
+    def high(self) -> float:
+        return math.inf if self.at_most is None else self.at_most
+
+    def excess(self, values: Floats) -> Floats:
+        """How far outside its bounds each value is, as a share of the bound; 0 inside."""
+        over = (values - self.high) / max(abs(self.high), 1e-300) if self.at_most is not None else 0
+        under = (self.low - values) / max(abs(self.low), 1e-300) if self.at_least is not None else 0
+        worst = np.maximum(over, under)
+        return np.where(worst > _ROUNDING, worst, 0.0)
+
+    def restrict(self, space: Space) -> Limit:
+        """The same limit with its table, if it has one, cut to the space that is searched."""
+        if not isinstance(self.value, Table):
+            return self
+        return Limit(self.name, self.value.restrict(space), self.at_most, self.at_least, self.unit)
+
+
+class Infeasible(InputError):  # noqa: N818  (a state of the world, as in the literature)
+    """No arch meets the limits: which limit is at fault, and what it could be at best.
+
+    Attributes:
+        limit: the first limit that cannot be met together with those before it.
+        nearest: the value closest to its bounds among archs that meet those before it.
+        proven: False where a search, not a proof, found nothing better.
+    """
+
+    def __init__(self, limit: Limit, nearest: float, together: bool, proven: bool) -> None:
+        self.limit, self.nearest, self.proven = limit, nearest, proven
+        too_low = nearest > limit.high
+        bound, side = (limit.high, "at most") if too_low else (limit.low, "at least")
+        unit = f" {limit.unit}" if limit.unit else ""
+        word = "smallest" if too_low else "largest"
+        among = " with the limits before it met" if together else ""
+        found = "achievable" if proven else "found"
+        super().__init__(
+            f"limit {limit.name}: {side} {bound:.8g}{unit} cannot be met;"
+            f" the {word} value {found}{among} is {nearest:.8g}{unit}"
+        )
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How good any arch within the limits can be at most."""
+
+    bound: float
+    gap: float  # bound minus the value found; 0 is a proven optimum
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arch with its objective and the values of the limited quantities."""
+
+    arch: Arch
+    value: float
+    limits: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+        arch, value, limits: the best arch, its objective, the values of the limited quantities.
+        evaluations: archs the objective was asked for, each once.
+        candidates: the best distinct archs, best first.
+        curve: (evaluations, best value) whenever the best improved.
+    """
+
+    arch: Arch
+    value: float
+    limits: dict[str, float]
+    evaluations: int
+    seconds: float
+    method: str
+    seed: int
+    certificate: Certificate | None = None
+    candidates: tuple[Candidate, ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()
+
+
+class Archive:
+    """All archs evaluated so far, each once, in order: several searches can share one."""
+
+    def __init__(self, space: Space, objective: Objective) -> None:
+        self.space = space
+        self._objective = objective
+        # a random linear code of 64 bits: two archs share one with probability 2^-64
+        rng = np.random.default_rng(20)
+        self._code = rng.integers(-(2**63), 2**63 - 1, len(space.genes), dtype=np.int64)
+        self._index: dict[int, int] = {}
+        self._population = np.zeros((1024, len(space.genes)), np.int8)
+        self._values = np.zeros(1024)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def population(self) -> Population:
+        return self._population[: len(self)]
+
+    @property
+    def values(self) -> Floats:
+        return self._values[: len(self)]
+
+    def keys(self, population: Population) -> list[int]:
+        """A number for each arch, the same for equal archs."""
+        codes: list[int] = (population.astype(np.int64) @ self._code).tolist()
+        return codes
+
+    def unseen(self, population: Population) -> Population:
+        """The distinct archs of a population that are not here yet, in order."""
+        first: dict[int, int] = {}
+        for i, key in enumerate(self.keys(population)):
+            if key not in self._index:
+                first.setdefault(key, i)
+        return population[list(first.values())]
+
+    def evaluate(self, population: Population) -> NDArray[np.intp]:
+        """(n,) where each arch of the population is here; new ones are evaluated.
+
+        Raises:
+            InputError: the objective gives NaN, or not one number an arch.
+        """
+        keys = self.keys(population)
+        new: dict[int, int] = {}
+        for i, key in enumerate(keys):
+            if key not in self._index:
+                new.setdefault(key, i)
+        if new:
+            rows = population[list(new.values())]
+            values = np.asarray(self._objective(rows), float)
+            if values.shape != (len(rows),):
+                raise InputError(
+                    f"objective: gave an array of shape {values.shape} for {len(rows)} archs"
+                )
+            if np.isnan(values).any():
+                arch = self.space.decode(rows[np.isnan(values)][:1])[0]
+                raise InputError(f"objective: not a number for {arch}")
+            start = len(self)
+            self._reserve(start + len(rows))
+            self._population[start : start + len(rows)] = rows
+            self._values[start : start + len(rows)] = values
+            for offset, key in enumerate(new):
+                self._index[key] = start + offset
+        return np.array([self._index[key] for key in keys], np.intp)
+
+    def _reserve(self, n: int) -> None:
+        if n > len(self._values):
+            size = max(n, 2 * len(self._values))
+            population = np.zeros((size, self._population.shape[1]), np.int8)
+            population[: len(self)] = self.population
+            values = np.zeros(size)
+            values[: len(self)] = self.values
+            self._population, self._values = population, values
+
+
+@dataclass
+class Problem:
+    """One set of limits over an archive, and when to stop.
+
+    Attributes:
+        anchors: (n, genes) archs known to be within the limits; at least one.
+        evaluations, deadline: no more evaluations are begun beyond this many archs in the
+            archive, or after this time (of `time.perf_counter`).
+    """
+
+    archive: Archive
+    limits: tuple[Limit, ...]
+    anchors: Population
+    evaluations: float = math.inf
+    deadline: float = math.inf
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    best: int = -1  # in the archive
+    _seen: int = 0
+    _feasible: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def space(self) -> Space:
+        return self.archive.space
+
+    @property
+    def left(self) -> int:
+        """Evaluations that may still be made, at most a billion; 0 when time is over."""
+        if time.perf_counter() >= self.deadline:
+            return 0
+        return max(0, int(min(self.evaluations - len(self.archive), 1e9)))
+
+    def violation(self, population: Population) -> Floats:
+        """(n,) the sum of all limits' excesses; 0 within the limits."""
+        return violation(self.limits, population)
+
+    def within(self, population: Population) -> NDArray[np.bool_]:
+        """(n,) whether an arch is within the limits."""
+        return self.violation(population) == 0
+
+    @property
+    def feasible(self) -> NDArray[np.bool_]:
+        """(n,) which archs of the archive are within the limits."""
+        n = len(self.archive)
+        if len(self._feasible) < n:
+            new = self.archive.population[len(self._feasible) :]
+            self._feasible = np.concatenate([self._feasible, self.within(new)])
+        return self._feasible
+
+    def evaluate(self, population: Population) -> NDArray[np.intp]:
+        """Where each arch is in the archive; of new ones, only as many as may be evaluated.
+
+        (n,), or shorter where evaluations ran out.
+        """
+        new = self.archive.unseen(population)
+        if len(new) > self.left:
+            allowed = set(self.archive.keys(new[: self.left]))
+            known = self.archive._index
+            keep = [k in known or k in allowed for k in self.archive.keys(population)]
+            population = population[keep]
+        where = self.archive.evaluate(population)
+        self.note()
+        return where
+
+    def note(self) -> None:
+        feasible, values = self.feasible, self.archive.values
+        new = np.arange(self._seen, len(values))
+        self._seen = len(values)
+        new = new[feasible[new]]
+        if not len(new):
+            return
+        top = int(new[values[new].argmax()])
+        if self.best < 0 or values[top] > values[self.best]:
+            self.best = top
+            self.curve.append((len(values), float(values[top])))
+
+    def ranked(self) -> NDArray[np.intp]:
+        """Archs of the archive that are within the limits, best first."""
+        inside = np.flatnonzero(self.feasible)
+        return inside[np.argsort(-self.archive.values[inside], kind="stable")]
+
+    def candidate(self, index: int) -> Candidate:
+        row = self.archive.population[index : index + 1]
+        return Candidate(
+            self.space.decode(row)[0],
+            float(self.archive.values[index]),
+            {limit.name: float(limit.value(row)[0]) for limit in self.limits},
+        )
+
+
+def violation(limits: Sequence[Limit], population: Population) -> Floats:
+    """(n,) the sum of the limits' excesses; NaN of a quantity is outside of any bound."""
+    total = np.zeros(len(population))
+    for limit in limits:
+        values = np.asarray(limit.value(population), float)
+        total += np.where(np.isnan(values), np.inf, limit.excess(values))
+    return total
