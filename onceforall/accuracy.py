@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from onceforall.calibration import calibrate
 from onceforall.data import Data
 from onceforall.evaluation import Accuracy, evaluate
-from onceforall.images import Images, Request, in_order
+from onceforall.images import Images, in_order
+from onceforall.progress import track
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
 
@@ -25,28 +26,37 @@ def calibrated(
 ) -> nn.Sequential:
     """The network of an arch with its own batch-norm statistics, in evaluation mode."""
     network = supernet.extract(arch)
-    calibrate(network, calibration_batches(data, arch.resolution, images, network))
+    calibrate(network, unlabelled_batches(data.train, arch.resolution, images, network))
     return network
 
 
-def calibration_batches(
-    data: Data, resolution: int, images: int, network: nn.Module
+def unlabelled_batches(
+    images: Images, resolution: int, n: int, network: nn.Module
 ) -> Iterator[Tensor]:
-    """Training images as they are evaluated, without augmentation; always the same ones."""
-    chosen = np.random.default_rng(2).permutation(len(data.train))[:images].tolist()
-    subset = data.train.subset(chosen)
+    """Images to calibrate `network` on, as they are evaluated: without augmentation, and always
+    the same ones."""
+    chosen = np.random.default_rng(2).permutation(len(images))[:n].tolist()
     place = placing(network)
-    for x, _ in subset.stream(in_order(len(chosen), CALIBRATION_BATCH, resolution)):
+    batches = images.subset(chosen).stream(in_order(len(chosen), CALIBRATION_BATCH, resolution))
+    for x, _ in batches:
         yield place(x)
 
 
 def accuracy(
-    network: nn.Module, resolution: int, images: Images, limit: int | None = None
+    network: nn.Module,
+    resolution: int,
+    images: Images,
+    limit: int | None = None,
+    batch: int = BATCH,
+    progress: str | None = None,
 ) -> Accuracy:
-    """Top-1 and top-5 of a calibrated network on images, the first `limit` of them."""
+    """Top-1 and top-5 of a calibrated network on images, the first `limit` of them; `progress` is
+    what to call it on a progress bar."""
     n = len(images) if limit is None else min(limit, len(images))
     place = placing(network)
-    batches = images.stream(in_order(n, BATCH, resolution))
+    batches = images.stream(in_order(n, batch, resolution))
+    if progress is not None:
+        batches = track(batches, progress, -(-n // batch))
     return evaluate(network, ((place(x), y) for x, y in batches))
 
 

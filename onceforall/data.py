@@ -278,7 +278,7 @@ def _folder(source: Source, root: Path, size: int | None) -> Data:
     The test set is `test`, or else `val`; where there is neither, a tenth of the images.
     """
     channels = source.channels or 3
-    normalisation = _normalisation(source, channels) or _default_normalisation(channels)
+    normalisation = _normalisation(source, channels) or default_normalisation(channels)
     parts = {p: root / p for p in ("train", "val", "test") if (root / p).is_dir()}
     if "train" in parts:
         paths, labels, classes = list_folder(parts["train"])
@@ -317,7 +317,7 @@ def _folder(source: Source, root: Path, size: int | None) -> Data:
     )
 
 
-def _default_normalisation(channels: int) -> Normalisation:
+def default_normalisation(channels: int) -> Normalisation:
     return IMAGENET if channels == 3 else Normalisation((0.5,), (0.5,))
 
 

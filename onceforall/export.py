@@ -41,7 +41,7 @@ class Exported:
 
 def export(
     network: nn.Module,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     path: Path,
     format: str = "onnx",
     facts: Mapping[str, Any] | None = None,
@@ -73,7 +73,7 @@ def export(
 
 
 def _difference(
-    network: nn.Module, shape: tuple[int, int, int], run: Callable[[Tensor], Tensor]
+    network: nn.Module, shape: tuple[int, ...], run: Callable[[Tensor], Tensor]
 ) -> float:
     """Largest difference over batches of 1 and 3 random images.
 
@@ -102,7 +102,7 @@ def _difference(
 
 def to_onnx(
     network: nn.Module,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     path: Path,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -133,7 +133,7 @@ class _UncoveredError(Exception):
 class _Emitter:
     """One traced network on its way to an ONNX graph."""
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         self.network, self.shape = network, shape
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
@@ -315,7 +315,7 @@ _FUNCTIONS: dict[Any, str] = {
 }
 
 
-def _by_pytorch(network: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+def _by_pytorch(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     """PyTorch's exporter, for networks with operations beyond the table."""
     x = torch.zeros((2, *shape))
     program = torch.onnx.export(
@@ -332,7 +332,7 @@ def _by_pytorch(network: nn.Module, shape: tuple[int, int, int], path: Path) -> 
 
 
 def _write_onnx(
-    network: nn.Module, shape: tuple[int, int, int], path: Path, facts: Mapping[str, Any]
+    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, Any]
 ) -> None:
     to_onnx(network, shape, path, facts)
 
@@ -351,7 +351,7 @@ def run_onnx(path: Path, x: Tensor) -> Tensor:
 
 
 def _write_pt2(
-    network: nn.Module, shape: tuple[int, int, int], path: Path, facts: Mapping[str, Any]
+    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, Any]
 ) -> None:
     batch = torch.export.Dim("N", min=1)
     program = torch.export.export(

@@ -274,5 +274,6 @@ def init_weights(network: nn.Module, generator: torch.Generator | None = None) -
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
+            reach = module.in_features**-0.5
+            nn.init.uniform_(module.weight, -reach, reach, generator=generator)
             nn.init.zeros_(module.bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,7 @@ def bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """The items, with a bar that counts them."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with bar(description, total) as shown:
         for item in items:

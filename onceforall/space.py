@@ -299,7 +299,9 @@ class Space:
                 f"arch has {len(arch.stages)} stages; {self.family} has {len(self.stages)}"
             )
         for s, (blocks, stage) in enumerate(zip(arch.stages, self.stages, strict=True)):
-            found = [(f"stage {s + 1}: depth", len(blocks), stage.depth)]
+            found: list[tuple[str, float, tuple[float, ...]]] = [
+                (f"stage {s + 1}: depth", len(blocks), stage.depth)
+            ]
             for b, block in enumerate(blocks):
                 where = f"stage {s + 1} block {b + 1}: "
                 found += [

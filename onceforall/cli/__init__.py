@@ -24,9 +24,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-from onceforall.cli import networks, predictors, zoo  # noqa: E402
+from onceforall.cli import networks, predictors, records, specialize, training, zoo  # noqa: E402
 
+app.command()(specialize.demo)
 app.command()(networks.info)
+app.command()(training.train)
+app.command()(networks.evaluate)
+app.command()(networks.measure)
+app.command()(networks.export)
+app.add_typer(records.records)
+app.command()(specialize.specialize)
 app.command()(zoo.zoo)
 app.command()(zoo.convert)
 app.add_typer(predictors.fit)

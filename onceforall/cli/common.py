@@ -1,26 +1,13 @@
-"""What all commands share: the `--json` option, output, and finding the network a person named."""
+"""What all commands share: the `--json` option, and how results are printed."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-
-    pass
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Net = Annotated[
-    str,
-    typer.Argument(
-        metavar="NET",
-        help="FAMILY:largest, FAMILY:smallest, FAMILY:random:SEED, an arch as text, an arch file"
-        " (.json), or the checkpoint of an extracted network.",
-        show_default=False,
-    ),
-]
 
 
 def emit(data: dict[str, Any], as_json: bool, text: str | None = None) -> None:

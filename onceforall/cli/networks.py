@@ -1,11 +1,267 @@
-"""Commands about one network: `info`."""
+"""Commands about one network: `info`, `evaluate`, `measure`, `export`."""
 
-from onceforall.cli.common import Json, Net
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onceforall.cli.common import Json, emit, table
+from onceforall.cli.nets import Net, Weights, describe, facts_of, labelled, numbers, weighted
+from onceforall.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from onceforall.images import Normalisation
+
+Resolution = Annotated[
+    int | None,
+    typer.Option(min=1, help="In place of the network's own, pixels.", show_default=False),
+]
+Threads = Annotated[int, typer.Option(min=1, help="Of the device's runtime.")]
+Device = Annotated[
+    str, typer.Option(help="onnxruntime-cpu, torch-cpu, torch-cuda, or one of a plug-in.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Images a run.")]
+Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
 
 
-def info(net: Net, as_json: Json = False) -> None:
+def info(
+    net: Net,
+    macs: Annotated[
+        str, typer.Option(help="How to count: 'ours' (multiply-adds) or 'mmrazor' (its FLOPs).")
+    ] = "ours",
+    resolution: Resolution = None,
+    as_json: Json = False,
+) -> None:
     """Shows an arch, its layers and what it costs.
 
     Example: onceforall info ofa_mbv3_w1.0:largest
     """
-    raise NotImplementedError
+    from onceforall import costs
+
+    if macs not in ("ours", "mmrazor"):
+        raise InputError(f"--macs: {macs!r} is not 'ours' or 'mmrazor'")
+    network = describe(net, resolution)
+    size = network.arch.resolution
+    import torch
+
+    with torch.device("meta"):
+        module = network.family.build(network.arch)
+    cost = costs.cost(module, (network.family.in_channels, size, size))
+    counted = cost.flops if macs == "mmrazor" else cost.macs
+    data: dict[str, Any] = {
+        "arch": str(network.arch),
+        "family": network.arch.family,
+        "resolution": size,
+        "params": cost.params,
+        "macs": counted,
+        "peak_activation_bytes": cost.peak_activation_bytes,
+        "classes": cost.output_shape[0],
+    }
+    layers = _by_layer(cost.rows)
+    rows = [[r["name"], r["output"], f"{r['macs']:,}", f"{r['params']:,}"] for r in layers]
+    text = [
+        table(["layer", "output", "MACs", "params"], rows),
+        "",
+        f"arch        {network.arch}",
+        f"params      {cost.params / 1e6:.2f}M",
+        f"{'FLOPs' if macs == 'mmrazor' else 'MACs '}       {counted / 1e6:.2f}M at {size} px"
+        + (" (MMRazor's convention)" if macs == "mmrazor" else ""),
+        f"activations {cost.peak_activation_bytes / 2**20:.2f} MiB at their peak",
+    ]
+    emit({**data, "layers": layers}, as_json, "\n".join(text))
+
+
+def _by_layer(rows: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Sums over the parts of each top layer of a network."""
+    layers: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name = row.name.split(".")[0]
+        if name not in layers and row.name == name and row.kind in ("add", "mul"):
+            name = next(reversed(layers))  # the shortcut's sum belongs to the block before
+        entry = layers.setdefault(name, {"name": name, "macs": 0, "params": 0})
+        entry["output"] = "x".join(str(n) for n in row.output_shape)
+        entry["macs"] += row.macs
+        entry["params"] += row.params
+    return list(layers.values())
+
+
+def evaluate(
+    net: Net,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="D",
+            help="fashion-mnist, digits, cifar10, or a folder: of class folders (all its images are"
+            " used), or with train and val or test folders.",
+            show_default=False,
+        ),
+    ],
+    weights: Weights = None,
+    split: Annotated[
+        str, typer.Option(help="test, validation or train, where the data has splits.")
+    ] = "test",
+    resolution: Resolution = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Per channel, of pixels 0 to 1; else the checkpoint's, or ImageNet's."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    calibrate: Annotated[
+        int,
+        typer.Option(min=0, help="Images to measure batch-norm statistics on first; 0: do not."),
+    ] = 0,
+    estimator: Annotated[
+        str, typer.Option(help="Of these statistics: pooled, or batch-mean as the authors'.")
+    ] = "pooled",
+    batch: Batch = 100,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read image files.")] = 2,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many images.", show_default=False)
+    ] = None,
+    max_unreadable: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
+    ] = 0.01,
+    as_json: Json = False,
+) -> None:
+    """Measures the accuracy of a network.
+
+    Example: onceforall evaluate network.safetensors --data fashion-mnist
+    """
+    from onceforall import accuracy as paths
+    from onceforall import calibration
+    from onceforall.images import FileImages
+
+    if estimator not in calibration.ESTIMATORS:
+        raise InputError(f"--estimator: {estimator!r}; there are {choices(calibration.ESTIMATORS)}")
+    network = describe(net, resolution)
+    module = weighted(net, network, weights)
+    size = network.arch.resolution
+    normalisation = _normalisation(mean, std, facts_of(net, weights))
+    images, unlabelled, classes = labelled(
+        data, split, network.family.in_channels, size, normalisation, workers
+    )
+    if len(classes) != network.family.classes:
+        raise InputError(
+            f"--data: {data} has {len(classes)} classes, the network {network.family.classes}"
+        )
+    if calibrate:
+        batches = paths.unlabelled_batches(unlabelled, size, calibrate, module)
+        calibration.calibrate(module, batches, estimator)
+    found = paths.accuracy(module, size, images, limit, batch, "evaluating")
+    unreadable = _unreadable(images, max_unreadable) if isinstance(images, FileImages) else []
+    emit(
+        {
+            "top1": found.top1,
+            "top5": found.top5,
+            "n": found.n,
+            "resolution": size,
+            "top1_stderr": found.top1_stderr,
+            "calibrated_on": calibrate,
+            "unreadable": unreadable,
+        },
+        as_json,
+        f"top-1 {found.top1:.2f}%  top-5 {found.top5:.2f}%  on {found.n} images of {size} px"
+        f" (standard error {found.top1_stderr:.2f})"
+        + "".join(f"\nunreadable, left out: {path}" for path in unreadable),
+    )
+
+
+def _normalisation(
+    mean: str | None, std: str | None, facts: dict[str, Any]
+) -> Normalisation | None:
+    from onceforall.images import Normalisation
+
+    given = numbers("--mean", mean), numbers("--std", std)
+    if (given[0] is None) != (given[1] is None):
+        raise InputError("--mean and --std go together")
+    if given[0] and given[1]:
+        return Normalisation(given[0], given[1])
+    if "mean" in facts and "std" in facts:
+        return Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
+    return None
+
+
+def _unreadable(images: Any, share: float) -> list[str]:
+    names = [str(path) for path in images.unreadable]
+    if len(names) > share * len(images):
+        shown = choices(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise InputError(
+            f"--data: {len(names)} of {len(images)} images cannot be read ({shown});"
+            f" --max-unreadable {len(names) / len(images):.3f} would leave them out"
+        )
+    return names
+
+
+def measure(
+    net: Net,
+    device: Device = "onnxruntime-cpu",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    precision: Precision = "fp32",
+    resolution: Resolution = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs.")] = 21,
+    as_json: Json = False,
+) -> None:
+    """Times a network on a device, with fresh weights: they make no difference.
+
+    Example: onceforall measure ofa_mbv3_w1.0:smallest --device onnxruntime-cpu --threads 1
+    """
+    from onceforall import devices
+
+    network = describe(net, resolution)
+    size = network.arch.resolution
+    target = devices.Target(device, threads, batch, precision)
+    module = network.family.build(network.arch).eval()
+    found = devices.measure(target, module, (network.family.in_channels, size, size), rounds)
+    emit(
+        {
+            "median_ms": found.median_ms,
+            "p10_ms": found.p10_ms,
+            "p90_ms": found.p90_ms,
+            "runs": found.runs,
+            "device": str(target),
+            "arch": str(network.arch),
+            **devices.machine(),
+        },
+        as_json,
+        f"{found.median_ms:.4g} ms median (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g};"
+        f" {found.runs} runs) on {target}",
+    )
+
+
+def export(
+    net: Net,
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    weights: Weights = None,
+    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
+    resolution: Resolution = None,
+    as_json: Json = False,
+) -> None:
+    """Writes a network as a file for other runtimes, and checks that file against PyTorch.
+
+    Example: onceforall export network.safetensors network.onnx
+    """
+    from onceforall import export as exporting
+    from onceforall.files import refuse_existing
+
+    if format not in exporting.FORMATS:
+        raise InputError(f"--format: {format!r}; there are {choices(exporting.FORMATS)}")
+    refuse_existing(out)
+    network = describe(net, resolution)
+    module = weighted(net, network, weights)
+    size = network.arch.resolution
+    shape = (network.family.in_channels, size, size)
+    facts = {"arch": str(network.arch), "resolution": size, **facts_of(net, weights)}
+    done = exporting.export(module, shape, out, format, facts)
+    emit(
+        {
+            "path": str(done.path),
+            "format": done.format,
+            "bytes": done.bytes,
+            "max_abs_diff": done.max_abs_diff,
+        },
+        as_json,
+        f"{done.path}: {done.bytes:,} bytes, differs from PyTorch by {done.max_abs_diff:.2g}",
+    )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from onceforall.devices.timing import ROUNDS, Latency, time_calls
 from onceforall.errors import InputError, choices
 
-__all__ = ["Latency", "Target", "measure", "measure_many", "names"]
+__all__ = ["Latency", "Target", "machine", "measure", "measure_many", "names", "time_calls"]
 
 Prepare = Callable[[nn.Module, Tensor, int, str], Callable[[], object]]
 
@@ -55,14 +55,14 @@ class Target:
             )
 
     def __str__(self) -> str:
-        """As it stands in records: device, threads, batch and precision where not the usual ones."""
+        """As it stands in records: device, and whatever is not the usual of the rest."""
         extras = [f"threads{self.threads}"] if self.threads != 1 else []
         extras += [f"batch{self.batch}"] if self.batch != 1 else []
         extras += [self.precision] if self.precision != "fp32" else []
         return "-".join([self.device, *extras])
 
-    def prepare(self, network: nn.Module, shape: tuple[int, int, int]) -> Callable[[], object]:
-        """A call that runs a copy of `network` once on random images of `shape` (C, H, W)."""
+    def prepare(self, network: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
+        """A call that runs a copy of `network` once on random numbers of `shape`, (C, H, W)."""
         generator = torch.Generator().manual_seed(0)
         example = torch.randn((self.batch, *shape), generator=generator)
         own = copy.deepcopy(network).eval()
@@ -75,7 +75,7 @@ def names() -> list[str]:
 
 
 def measure(
-    target: Target, network: nn.Module, shape: tuple[int, int, int], rounds: int = ROUNDS
+    target: Target, network: nn.Module, shape: tuple[int, ...], rounds: int = ROUNDS
 ) -> Latency:
     """Latency of one network for images of `shape` (C, H, W)."""
     return measure_many(target, [(network, shape)], rounds)[0]
@@ -83,7 +83,7 @@ def measure(
 
 def measure_many(
     target: Target,
-    networks: Sequence[tuple[nn.Module, tuple[int, int, int]]],
+    networks: Sequence[tuple[nn.Module, tuple[int, ...]]],
     rounds: int = ROUNDS,
 ) -> list[Latency]:
     """Latencies of networks that are timed in turns, so that they can be compared."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from onceforall.export import to_onnx
 def prepare(
     network: nn.Module, example: Tensor, threads: int, precision: str
 ) -> Callable[[], object]:
-    """A call that runs the network once on `example`, (N, C, R, R)."""
+    """A call that runs the network once on `example`, (N, ...)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         to_onnx(network, tuple(example.shape[1:]), path)
@@ -23,7 +24,7 @@ def prepare(
     return lambda: session.run(None, feed)
 
 
-def load_session(path: Path, threads: int):  # noqa: ANN201
+def load_session(path: Path, threads: int) -> Any:
     """An inference session; threads wait without spinning, so that one that was timed does not
     disturb the next."""
     import onnxruntime

@@ -19,9 +19,9 @@ def prepare(
     """A call that runs the network once on `example`, (N, C, R, R), and waits for the result."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: torch-cuda: PyTorch sees no CUDA GPU here")
-    place = {"device": device, "dtype": DTYPES[precision]}
-    network = network.eval().to(**place).to(memory_format=torch.channels_last)
-    x = example.to(**place).contiguous(memory_format=torch.channels_last)
+    dtype = DTYPES[precision]
+    network = network.eval().to(device, dtype).to(memory_format=torch.channels_last)
+    x = example.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
     def run() -> None:
         before = torch.get_num_threads()

@@ -23,6 +23,7 @@ class MobileNetV3(InvertedResidual):
 
     final_expand: int
     feature_mix: int
+    feature_mix_norm: bool = False  # the paper's have none; from scratch it steadies training
 
     def tail(self, width_in: int) -> dict[str, Layer]:
         return {
@@ -35,7 +36,7 @@ class MobileNetV3(InvertedResidual):
                 in_channels=self.final_expand,
                 out_channels=self.feature_mix,
                 act="h_swish",
-                norm=False,
+                norm=self.feature_mix_norm,
             ),
         } | self.classifier(self.feature_mix)
 
@@ -92,6 +93,7 @@ def mini(
         ses=(False, True, True),
         final_expand=96,
         feature_mix=128,
+        feature_mix_norm=True,
         in_channels=in_channels,
         classes=classes,
         dropout=dropout,

@@ -1,0 +1,168 @@
+"""Finding what a person named: a network, its weights, the images to run it on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onceforall.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from onceforall.formats import StaticNetwork
+    from onceforall.images import FileImages, Images, Normalisation
+
+Net = Annotated[
+    str,
+    typer.Argument(
+        metavar="NET",
+        help="FAMILY:largest, FAMILY:smallest, FAMILY:random:SEED, an arch as text, a file (an arch"
+        " of ours, net.config, MMRazor YAML, a checkpoint of an extracted network), or an id of"
+        " `onceforall zoo`.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="W",
+        help="Weights in any format; of a checkpoint of a network, its own.",
+        show_default=False,
+    ),
+]
+
+
+def describe(net: str, resolution: int | None = None) -> StaticNetwork:
+    """The network a person named.
+
+    Raises:
+        InputError: it is nothing that is known.
+    """
+    from onceforall import formats, zoo
+
+    if Path(net).exists():
+        return formats.read_network(Path(net), resolution)
+    entry = zoo.find(net)
+    if entry is not None:
+        found = zoo.network(entry)
+    elif "@" in net and ":" in net:
+        found = formats.from_text(net)
+    elif ":" in net:
+        found = _of_family(net)
+    else:
+        raise InputError(
+            f"{net!r} is no file, no published network (`onceforall zoo`) and not of the form"
+            " FAMILY:largest, FAMILY:smallest or FAMILY:random:SEED"
+        )
+    if resolution is None:
+        return found
+    return formats.StaticNetwork(found.family, replace(found.arch, resolution=resolution))
+
+
+def _of_family(net: str) -> StaticNetwork:
+    import numpy as np
+
+    from onceforall import families, formats
+
+    name, which, *seed = net.split(":")
+    family = families.get(name)
+    if which == "random" and len(seed) == 1 and seed[0].isdigit():
+        arch = family.space.random(np.random.default_rng(int(seed[0])))
+    elif which in ("largest", "smallest") and not seed:
+        arch = getattr(family.space, which)()
+    else:
+        raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
+    return formats.StaticNetwork(family, arch)
+
+
+def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Sequential:
+    """The network with its weights: those given, or its own where `net` is a checkpoint.
+
+    Raises:
+        InputError: there are none, or they do not fit.
+    """
+    from onceforall import formats, zoo
+    from onceforall.formats.networks import is_checkpoint
+
+    entry = zoo.find(net)
+    if weights is None and Path(net).is_file() and is_checkpoint(Path(net)):
+        weights = Path(net)
+    elif weights is None and Path(net).is_dir() and (Path(net) / "init").is_file():
+        weights = Path(net) / "init"
+    elif weights is None and entry is not None:
+        weights = zoo.fetch(entry)
+    if weights is None:
+        raise InputError(f"--weights: {net} has no weights of its own; name their file")
+    return formats.read_weights(weights, *network)
+
+
+def facts_of(net: str, weights: Path | None) -> dict[str, Any]:
+    """What a checkpoint of ours says of its data; nothing for other files."""
+    from onceforall import checkpoint
+    from onceforall.formats.networks import is_checkpoint
+
+    for path in (Path(net), weights):
+        if path is not None and path.is_file() and is_checkpoint(path):
+            return dict(checkpoint.describe(path).get("data", {}))
+    return {}
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """`0.5,0.5,0.5` as numbers."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a list of numbers") from None
+
+
+def labelled(
+    data: str,
+    split: str,
+    channels: int,
+    resolution: int,
+    normalisation: Normalisation | None,
+    workers: int,
+) -> tuple[Images, Images, tuple[str, ...]]:
+    """The images to evaluate on, those to calibrate on, and the classes.
+
+    A folder of class folders is taken whole, for both; everything else has splits.
+    """
+    from onceforall.data import Source, list_folder, load
+
+    mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
+    folder = Path(data)
+    if folder.is_dir() and not (folder / "train").is_dir():
+        paths, labels, classes = list_folder(folder)
+        files = _files(paths, labels, channels, normalisation, workers)
+        return files, files, classes
+    parts = ("train", "validation", "test")
+    if split not in parts:
+        raise InputError(f"--split: {split!r} is not one of {choices(parts)}")
+    source = Source(data, workers=workers, channels=channels, mean=mean_std[0], std=mean_std[1])
+    found = load(source, size=resolution)
+    return getattr(found, split), found.train, found.classes
+
+
+def _files(
+    paths: list[Path],
+    labels: list[int],
+    channels: int,
+    normalisation: Normalisation | None,
+    workers: int,
+) -> FileImages:
+    from onceforall.data import default_normalisation
+    from onceforall.images import FileImages
+
+    return FileImages(
+        paths,
+        labels,
+        normalisation or default_normalisation(channels),
+        channels,
+        workers=workers,
+    )

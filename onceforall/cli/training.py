@@ -1,0 +1,53 @@
+"""Commands that train: `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onceforall.cli.common import Json, emit
+
+Config = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="A YAML file, or the name of a recipe: small, sandwich, paper."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE ...]", help="Changes, such as data.name=/images seed=1."),
+]
+
+
+def train(
+    config: Config,
+    changes: Changes = None,
+    run: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/supernet"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a supernet: all sub-networks of a family at once.
+
+    Stopped with Ctrl-C, it writes a checkpoint; --resume takes the same steps as if it had not
+    been stopped. Started by torchrun, it trains on several processes or GPUs.
+
+    Examples:
+
+    onceforall train small data.name=/path/to/images --run runs/mine
+
+    torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --run runs/w1
+    """
+    from onceforall import config as settings_of
+    from onceforall import data, distributed, training
+
+    settings = settings_of.load(config, changes or [])
+    group = distributed.join()
+    found = data.load(settings.data, max(settings.resolutions) if settings.resolutions else None)
+    done = training.train(run, settings, found, resume=resume, group=group)
+    if group.first:
+        result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}
+        emit({**result, **done.metrics}, as_json)

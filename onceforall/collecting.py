@@ -1,0 +1,103 @@
+"""Records: accuracies of a supernet's archs, latencies of a family's archs on a device.
+
+Records are appended one by one, so that nothing is lost when the work is stopped, and a
+file that has some of them is gone on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onceforall import devices
+from onceforall.accuracy import accuracy, calibrated
+from onceforall.costs import Shape, layer_table, unique_layers
+from onceforall.data import Data
+from onceforall.devices import Target
+from onceforall.families import Family
+from onceforall.layers import Layer
+from onceforall.progress import track
+from onceforall.records import Record, add, appending, read_jsonl
+from onceforall.space import Arch, Space
+from onceforall.supernet import SuperNet
+from onceforall.tables import Table
+
+ROUNDS = 7  # of timing, a network
+BLOCK_SECONDS = 0.005  # of timing, a block and round
+
+
+def spread(space: Space, n: int, seed: int) -> list[Arch]:
+    """n distinct archs to measure: the smallest, the largest, and random ones. Where the space has
+    fewer, all of them."""
+    if space.size <= n:
+        return list(space)
+    found = {space.smallest(): None, space.largest(): None}
+    rng = np.random.default_rng(seed)
+    while len(found) < n:  # ends: the space has more than n
+        found |= dict.fromkeys(space.decode(space.sample(rng, n)))
+    return list(found)[:n]
+
+
+def accuracies(
+    supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None = None
+) -> int:
+    """Appends the top-1 of each arch that the file does not have; returns how many were added.
+
+    Every arch is scored on the same validation images: the first `images` of them.
+    """
+    have = {r.arch for r in read_jsonl(path)} if path.exists() else set()
+    todo = [arch for arch in archs if arch not in have]
+    with appending(path) as file:
+        for arch in track(todo, "accuracy records"):
+            network = calibrated(supernet, arch, data)
+            found = accuracy(network, arch.resolution, data.validation, images)
+            facts = {"data": data.name, "split": "validation", "images": found.n}
+            add(file, Record(arch, "top1", found.top1, "%", provenance=facts))
+    return len(todo)
+
+
+def latencies(family: Family, target: Target, archs: Sequence[Arch], path: Path) -> int:
+    """Appends the latency of each arch that the file does not have; returns how many were added.
+
+    Networks have fresh weights, which make no difference to the time, and are timed in turns.
+    """
+    have = {r.arch for r in read_jsonl(path)} if path.exists() else set()
+    todo = [arch for arch in archs if arch not in have]
+    groups = [todo[i : i + devices.TOGETHER] for i in range(0, len(todo), devices.TOGETHER)]
+    machine = devices.machine()
+    with appending(path) as file:
+        for group in track(groups, "latency records"):
+            networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
+            times = devices.measure_many(target, networks, ROUNDS)
+            for arch, time in zip(group, times, strict=True):
+                facts = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs} | machine
+                add(file, Record(arch, "latency_ms", time.median_ms, "ms", str(target), facts))
+    return len(todo)
+
+
+def block_latencies(
+    family: Family, target: Target, resolutions: Sequence[int] | None = None
+) -> Table:
+    """Each distinct layer timed by itself: the look-up table whose sums are latencies. It leaves
+    out what a runtime gains or loses between layers."""
+    layers = unique_layers(family, resolutions)
+    groups = [layers[i : i + devices.TOGETHER] for i in range(0, len(layers), devices.TOGETHER)]
+    found: dict[tuple[Layer, Shape], float] = {}
+    for group in track(groups, "block latencies"):
+        calls = []
+        for layer, shape in group:
+            network = torch.nn.Sequential(layer.build()).eval()
+            calls.append(target.prepare(network, shape))
+        times = devices.time_calls(calls, ROUNDS, BLOCK_SECONDS)
+        found |= {key: time.median_ms for key, time in zip(group, times, strict=True)}
+    return layer_table(
+        family, lambda layer, shape: found[layer, shape], "sum", resolutions, "latency", "ms"
+    )
+
+
+def shape_of(family: Family, arch: Arch) -> tuple[int, int, int]:
+    """(C, H, W) of the images of an arch."""
+    return (family.in_channels, arch.resolution, arch.resolution)

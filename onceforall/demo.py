@@ -1,0 +1,114 @@
+"""The whole job on small images, end to end: train, record, fit, search, specialise, export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onceforall import config, data, training
+from onceforall.devices import Target
+from onceforall.errors import InputError
+from onceforall.files import write_json
+from onceforall.progress import say
+from onceforall.report.plots import Point, accuracy_latency
+from onceforall.runs import open_run
+from onceforall.specialize import Limits, Special, reference, specialize
+from onceforall.workshop import Workshop, open_workshop
+
+SHARES = (0.15, 0.3, 0.5, 0.75)  # budgets, between the smallest and the largest network's latency
+IMAGES = {"fashion-mnist": 3000}  # of validation, an arch is scored on: a compromise with time
+CLOUD = 1500  # random sub-networks in the plot's background
+
+
+def demo(
+    out: Path,
+    budgets_ms: Sequence[float] | None = None,
+    data_name: str | None = None,
+    changes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Runs everything in the folder `out` and returns what was found, as plain data.
+
+    Fashion-MNIST where it can be had, otherwise scikit-learn's digits, saying so.
+    """
+    started = time.monotonic()
+    name, found = _data(data_name)
+    recipe = "digits" if name == "digits" else "small"
+    settings = config.load(recipe, [f"data.name={name}", *changes])
+    say(f"data: {name}, {len(found.train)} training images of {found.size} pixels")
+    training.train(out, settings, found)
+    trained = time.monotonic()
+    run = open_run(out)
+    shop = open_workshop(
+        run,
+        found,
+        Target(),
+        accuracy_samples=60,
+        latency_samples=60,
+        images=IMAGES.get(name),
+    )
+    rows = _specialised(shop, out / "networks", budgets_ms)
+    plot: str | None = str(out / "accuracy-latency.png")
+    try:
+        _plot(shop, rows, name, Path(str(plot)))
+    except InputError as error:  # matplotlib is an extra
+        say(str(error))
+        plot = None
+    result = {
+        "data": name,
+        "run": str(out),
+        "networks": [row.to_dict() for row in rows],
+        "plot": plot,
+        "seconds": round(time.monotonic() - started, 1),
+        "seconds_training": round(trained - started, 1),
+    }
+    write_json(out / "demo.json", result)
+    return result
+
+
+def _data(name: str | None) -> tuple[str, data.Data]:
+    if name is not None:
+        return name, data.load(data.Source(name))
+    try:
+        return "fashion-mnist", data.load(data.Source("fashion-mnist"))
+    except InputError as error:
+        say(f"{error}\nusing scikit-learn's digits instead")
+        return "digits", data.load(data.Source("digits"))
+
+
+def _specialised(shop: Workshop, out: Path, budgets_ms: Sequence[float] | None) -> list[Special]:
+    """The smallest network, one for each budget, the largest: by rising latency."""
+    space = shop.supernet.space
+    smallest = reference(shop, "smallest", space.smallest(), out / "smallest")
+    largest = reference(shop, "largest", space.largest(), out / "largest")
+    if budgets_ms is None:
+        low, high = smallest.latency_measured_ms, largest.latency_measured_ms
+        budgets_ms = [_rounded(low + share * (high - low)) for share in SHARES]
+    rows = [smallest]
+    for budget in budgets_ms:
+        limits = Limits(latency_ms=budget)
+        say(f"searching for {limits}")
+        rows.append(specialize(shop, limits, out / str(limits)))
+    return [*rows, largest]
+
+
+def _rounded(value: float) -> float:
+    """Two significant digits."""
+    return float(f"{value:.2g}")
+
+
+def _plot(shop: Workshop, rows: Sequence[Special], name: str, path: Path) -> None:
+    population = shop.supernet.space.sample(np.random.default_rng(0), CLOUD)
+    latencies = shop.latency.predict(population).mean
+    accuracies = shop.accuracy.predict(population).mean
+    points = [
+        Point(row.name, row.latency_measured_ms, row.top1_test, row.limits.get("latency_ms"))
+        for row in rows
+    ]
+    title = f"One supernet, trained once on {name}; {shop.target}, {shop.target.threads} thread"
+    accuracy_latency(
+        points, list(zip(latencies.tolist(), accuracies.tolist(), strict=True)), title, path
+    )

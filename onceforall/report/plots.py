@@ -1,0 +1,81 @@
+"""Pictures of results, as PNG files. Knows numbers and labels; nothing of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onceforall.errors import MissingExtraError
+from onceforall.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network in the plane of latency and accuracy."""
+
+    label: str
+    latency_ms: float
+    top1: float  # percent
+    budget_ms: float | None = None  # None: a reference, found without a budget
+
+
+def accuracy_latency(
+    points: Sequence[Point], cloud: Sequence[tuple[float, float]], title: str, path: Path
+) -> None:
+    """Accuracy against latency: the networks found, and a cloud of (latency, top-1) predicted for
+    random sub-networks behind them.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", "a plot") from None
+    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    axes: Any = figure.add_subplot()
+    if cloud:
+        axes.scatter(
+            [x for x, _ in cloud],
+            [y for _, y in cloud],
+            s=6,
+            color="#c8ccd0",
+            linewidths=0,
+            label="random sub-networks (predicted)",
+        )
+    found = sorted((p for p in points if p.budget_ms is not None), key=lambda p: p.latency_ms)
+    others = [p for p in points if p.budget_ms is None]
+    axes.plot(
+        [p.latency_ms for p in found],
+        [p.top1 for p in found],
+        "o-",
+        color="#0b6e4f",
+        markersize=6,
+        label="found for a budget (measured)",
+    )
+    axes.plot(
+        [p.latency_ms for p in others],
+        [p.top1 for p in others],
+        "s",
+        color="#8a4f9e",
+        markersize=6,
+        label="smallest and largest (measured)",
+    )
+    for i, point in enumerate([*found, *others]):
+        axes.annotate(
+            point.label,
+            (point.latency_ms, point.top1),
+            textcoords="offset points",
+            xytext=(7, -11 if i % 2 else 6),
+            fontsize=8,
+        )
+    for point in found:
+        axes.axvline(point.budget_ms, color="#0b6e4f", alpha=0.25, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=8, loc="lower right")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -1,0 +1,57 @@
+"""A finished training run, as whoever uses its supernet needs it: weights, data, folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onceforall import config, data
+from onceforall.errors import InputError
+from onceforall.supernet import SuperNet
+from onceforall.weights import load_supernet
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained supernet and what it was trained on."""
+
+    folder: Path
+    supernet: SuperNet
+    facts: dict[str, Any]  # those of its checkpoint
+    source: data.Source
+
+    def data(self) -> data.Data:
+        """Its data set, found again and split as it was in training."""
+        found = data.load(self.source, max(self.supernet.space.resolution))
+        if len(found.classes) != self.supernet.family.classes:
+            raise InputError(
+                f"{self.source.name}: has {len(found.classes)} classes now,"
+                f" the supernet {self.supernet.family.classes}"
+            )
+        return found
+
+
+def open_run(folder: Path, name: str | None = None, root: str | None = None) -> Run:
+    """The run in a folder.
+
+    Args:
+        name: another data set or folder of images than it was trained on.
+        root: where the files of its data set are, if not where they were.
+
+    Raises:
+        InputError: no run there, not finished, or damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run")
+    path = folder / "supernet.safetensors"
+    if not path.exists() and (folder / "settings.json").exists():
+        raise InputError(f"{folder}: its training is not finished; `onceforall train` resumes it")
+    supernet, facts = load_supernet(path)
+    settings = config.from_dict(facts.get("training"), f"{path}: training")
+    source = settings.data
+    if name is not None:
+        source = replace(source, name=name)
+    if root is not None:
+        source = replace(source, root=root)
+    return Run(folder, supernet, facts, source)

@@ -1,0 +1,240 @@
+"""From a trained supernet and a budget to a file on a device.
+
+Search proposes a few archs on predictions; each is extracted and timed for real, those
+within the budget are calibrated and scored on validation images, and the best one is
+evaluated on the test set, exported and checked. Where none of those proposed is within
+the budget, what was measured is added to the latency records, the predictor is fitted
+anew and search asked again. What was predicted and what was measured stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from onceforall import devices
+from onceforall.accuracy import accuracy, calibrated
+from onceforall.collecting import shape_of
+from onceforall.costs import cost, cost_tables
+from onceforall.errors import InputError
+from onceforall.evaluation import Accuracy
+from onceforall.export import Exported, export
+from onceforall.files import write_json
+from onceforall.progress import say
+from onceforall.search import Limit, search
+from onceforall.space import Arch, Population
+from onceforall.weights import save_network
+from onceforall.workshop import Workshop
+
+CANDIDATES = 4  # archs timed for real, a round
+ROUNDS = 5  # of search and timing, until one is within the budget
+TIMING_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an arch may cost; None: anything."""
+
+    latency_ms: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    peak_activation_bytes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise InputError(f"{name}: {value:g} is not above 0")
+        if all(value is None for value in vars(self).values()):
+            raise InputError("limits: none given")
+
+    def __str__(self) -> str:
+        """Short and fit for a file's name."""
+        parts = []
+        if self.latency_ms is not None:
+            parts.append(f"{self.latency_ms:g}ms")
+        if self.macs is not None:
+            parts.append(f"{self.macs / 1e6:g}M-macs")
+        if self.params is not None:
+            parts.append(f"{self.params / 1e6:g}M-params")
+        if self.peak_activation_bytes is not None:
+            parts.append(f"{self.peak_activation_bytes / 1024:g}KiB")
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Special:
+    """A specialised network: predicted beside measured."""
+
+    name: str
+    arch: Arch
+    params: int
+    macs: int
+    peak_activation_bytes: int
+    top1_predicted: float | None  # percent, validation
+    top1_validation: float
+    top1_test: float
+    latency_predicted_ms: float | None
+    latency_measured_ms: float
+    limits: dict[str, float] = field(default_factory=dict)
+    device: str = ""
+    folder: str = ""
+    max_abs_diff: float | None = None  # of the exported file's logits, against PyTorch
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "arch": str(self.arch)}
+
+
+def specialize(shop: Workshop, limits: Limits, out: Path, *, seed: int = 0) -> Special:
+    """The best network within the limits, as files in the folder `out`: `network.safetensors`,
+    `network.onnx` and `card.json`.
+
+    Raises:
+        Infeasible: no arch meets the limits; says what could be met.
+        InputError: the folder exists, or nothing within the latency limit was found by measuring.
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another folder or remove it first")
+    latest: list[float] = []
+    tightened = limits.latency_ms
+    for _ in range(ROUNDS):
+        proposed = propose(shop, replace(limits, latency_ms=tightened), seed)
+        networks = [shop.supernet.extract(arch).eval() for arch in proposed]
+        times = _timed(shop, networks, proposed)
+        within = [
+            (arch, network, time)
+            for arch, network, time in zip(proposed, networks, times, strict=True)
+            if limits.latency_ms is None or time <= limits.latency_ms
+        ]
+        if within:
+            return _finish(shop, limits, within, out)
+        assert limits.latency_ms is not None
+        latest = times
+        say(
+            f"{limits}: the {len(times)} archs proposed take {min(times):.4g} ms and more;"
+            " searching again with what was measured"
+        )
+        shop.learn(proposed, times)
+        over = float(np.median(times)) / limits.latency_ms
+        tightened = min(tightened or np.inf, limits.latency_ms) / min(max(over, 1.02), 1.5)
+    raise InputError(
+        f"limit latency: at most {limits.latency_ms:g} ms was not met by measuring: the archs"
+        f" proposed last take {min(latest):.4g} ms and more"
+    )
+
+
+def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
+    """The few best archs within the limits by prediction, best first."""
+    space = shop.supernet.space
+    result = search(
+        space, _objective(shop), _search_limits(shop, limits), seed=seed, top=CANDIDATES
+    )
+    return [candidate.arch for candidate in result.candidates] or [result.arch]
+
+
+def _objective(shop: Workshop) -> Any:
+    def lower_bound(population: Population) -> np.ndarray:
+        predicted = shop.accuracy.predict(population)
+        if predicted.std is None:
+            return predicted.mean
+        return predicted.mean - shop.risk * predicted.std
+
+    return lower_bound
+
+
+def _search_limits(shop: Workshop, limits: Limits) -> list[Limit]:
+    found = []
+    if limits.latency_ms is not None:
+        found.append(
+            Limit(
+                "latency",
+                lambda population: shop.latency.predict(population).mean,
+                at_most=limits.latency_ms,
+                unit="ms",
+            )
+        )
+    wanted = {"macs": limits.macs, "params": limits.params}
+    wanted["peak_activation_bytes"] = limits.peak_activation_bytes
+    if any(value is not None for value in wanted.values()):
+        tables = cost_tables(shop.supernet.family)
+        found += [
+            Limit(name, tables[name], at_most=value)
+            for name, value in wanted.items()
+            if value is not None
+        ]
+    return found
+
+
+def _timed(shop: Workshop, networks: Sequence[nn.Module], archs: Sequence[Arch]) -> list[float]:
+    family = shop.supernet.family
+    pairs = [(n, shape_of(family, arch)) for n, arch in zip(networks, archs, strict=True)]
+    found = devices.measure_many(shop.target, pairs, TIMING_ROUNDS)
+    return [latency.median_ms for latency in found]
+
+
+def _finish(
+    shop: Workshop, limits: Limits, within: Sequence[tuple[Arch, nn.Module, float]], out: Path
+) -> Special:
+    """Scores those within the budget, and makes files of the best."""
+    best: tuple[float, Arch, nn.Sequential, float] | None = None
+    for arch, _, time in within:
+        network = calibrated(shop.supernet, arch, shop.data)
+        scored = accuracy(network, arch.resolution, shop.data.validation, shop.images).top1
+        if best is None or scored > best[0]:
+            best = (scored, arch, network, time)
+    assert best is not None
+    return deliver(shop, str(limits), best[1], best[2], best[3], best[0], out, limits)
+
+
+def deliver(
+    shop: Workshop,
+    name: str,
+    arch: Arch,
+    network: nn.Sequential,
+    latency_ms: float,
+    validation: float,
+    out: Path,
+    limits: Limits | None = None,
+) -> Special:
+    """Evaluates a calibrated network on the test set, exports it, checks the file, and writes the
+    card that says it all."""
+    family = shop.supernet.family
+    test: Accuracy = accuracy(network, arch.resolution, shop.data.test)
+    shape = shape_of(family, arch)
+    counted = cost(network, shape)
+    facts = {"arch": str(arch), "resolution": arch.resolution, **shop.data.facts()}
+    exported: Exported = export(network, shape, out / "network.onnx", "onnx", facts)
+    save_network(out / "network.safetensors", network, family, arch, {"data": shop.data.facts()})
+    population = shop.supernet.space.encode([arch])
+    given = {} if limits is None else {k: v for k, v in vars(limits).items() if v is not None}
+    special = Special(
+        name=name,
+        arch=arch,
+        params=counted.params,
+        macs=counted.macs,
+        peak_activation_bytes=counted.peak_activation_bytes,
+        top1_predicted=float(shop.accuracy.predict(population).mean[0]),
+        top1_validation=validation,
+        top1_test=test.top1,
+        latency_predicted_ms=float(shop.latency.predict(population).mean[0]),
+        latency_measured_ms=latency_ms,
+        limits=given,
+        device=str(shop.target),
+        folder=str(out),
+        max_abs_diff=exported.max_abs_diff,
+    )
+    card = {**special.to_dict(), "test_images": test.n, "data": shop.data.facts()}
+    write_json(out / "card.json", {**card, **devices.machine()})
+    return special
+
+
+def reference(shop: Workshop, name: str, arch: Arch, out: Path) -> Special:
+    """A given arch, treated as specialised ones are: the largest and the smallest, to compare."""
+    network = calibrated(shop.supernet, arch, shop.data)
+    time = _timed(shop, [network], [arch])[0]
+    scored = accuracy(network, arch.resolution, shop.data.validation, shop.images).top1
+    return deliver(shop, name, arch, network, time, scored, out)

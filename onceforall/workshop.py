@@ -1,0 +1,94 @@
+"""A supernet with all that specialising it needs: data, device, predictors and their records.
+
+`open_workshop` collects the records that are not there yet and fits both predictors on
+them. Records are kept in the run's folder; predictors are fitted anew each time, which
+takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onceforall import collecting
+from onceforall.data import Data
+from onceforall.devices import Target
+from onceforall.predictors import Predictor, fit_accuracy, fit_latency
+from onceforall.progress import say
+from onceforall.records import Labels, read_labels
+from onceforall.runs import Run
+from onceforall.space import Arch
+from onceforall.supernet import SuperNet
+
+
+@dataclass
+class Workshop:
+    """All that specialising needs; `latency` and its records grow with what is measured.
+
+    Attributes:
+        risk: standard deviations taken off a predicted accuracy in search.
+        images: of validation, that an arch is scored on; None: all.
+    """
+
+    supernet: SuperNet
+    data: Data
+    target: Target
+    accuracy: Predictor
+    latency: Predictor
+    latency_labels: Labels
+    risk: float = 1.0
+    images: int | None = None
+
+    def learn(self, archs: Sequence[Arch], times_ms: Sequence[float]) -> None:
+        """Fits the latency predictor anew with what was just measured."""
+        labels = self.latency_labels
+        self.latency_labels = replace(
+            labels,
+            population=np.concatenate([labels.population, labels.space.encode(archs)]),
+            values=np.concatenate([labels.values, times_ms]),
+            columns={},
+        )
+        self.latency = fit_latency(self.latency_labels)
+
+
+def open_workshop(
+    run: Run,
+    data: Data,
+    target: Target,
+    *,
+    accuracy_samples: int = 100,
+    latency_samples: int = 100,
+    images: int | None = None,
+    risk: float = 1.0,
+    seed: int = 0,
+) -> Workshop:
+    """Collects what records are missing, fits the predictors, and says their held-out errors.
+
+    Raises:
+        InputError: too few samples, or records that do not belong to this run.
+    """
+    space, family = run.supernet.space, run.supernet.family
+    scores = run.folder / "accuracy.jsonl"
+    archs = collecting.spread(space, accuracy_samples, seed)
+    collecting.accuracies(run.supernet, data, archs, scores, images)
+    accuracy = fit_accuracy(read_labels(scores, space, "top1"), seed=seed)
+    if accuracy.report is not None:
+        say(
+            f"accuracy predictor: error {accuracy.report.rmse:.2f} points, Kendall tau"
+            f" {accuracy.report.kendall_tau:.2f} on held-out archs ({accuracy.report.n_train}"
+            " records)"
+        )
+    times = run.folder / f"latency-{target}.jsonl"
+    archs = collecting.spread(space, latency_samples, seed + 1)
+    collecting.latencies(family, target, archs, times)
+    labels = read_labels(times, space, "latency_ms", positive=True)
+    latency = fit_latency(labels, seed=seed)
+    if latency.report is not None:
+        say(
+            f"latency predictor: error {latency.report.mape:.1f}%, Kendall tau"
+            f" {latency.report.kendall_tau:.2f} on held-out archs ({latency.report.n_train}"
+            " records)"
+        )
+    return Workshop(run.supernet, data, target, accuracy, latency, labels, risk, images)
