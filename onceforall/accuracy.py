@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from onceforall.calibration import calibrate
 from onceforall.data import Data
+from onceforall.errors import InputError
 from onceforall.evaluation import Accuracy, evaluate
-from onceforall.images import Images, in_order
+from onceforall.images import Images, Request, in_order
 from onceforall.progress import track
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
@@ -33,12 +34,19 @@ def calibrated(
 def unlabelled_batches(
     images: Images, resolution: int, n: int, network: nn.Module
 ) -> Iterator[Tensor]:
-    """Images to calibrate `network` on, as they are evaluated: without augmentation, and always
-    the same ones."""
+    """Images to calibrate `network` on, as they are evaluated: without augmentation, always the
+    same ones, in batches of equal size, 200 at most.
+
+    Raises:
+        InputError: fewer than two images.
+    """
     chosen = np.random.default_rng(2).permutation(len(images))[:n].tolist()
+    if len(chosen) < 2:
+        raise InputError(f"calibration: needs 2 images or more, has {len(chosen)}")
     place = placing(network)
-    batches = images.subset(chosen).stream(in_order(len(chosen), CALIBRATION_BATCH, resolution))
-    for x, _ in batches:
+    count = -(-len(chosen) // CALIBRATION_BATCH)
+    requests = (Request(part.tolist(), resolution) for part in np.array_split(chosen, count))
+    for x, _ in images.stream(requests):
         yield place(x)
 
 

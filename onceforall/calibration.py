@@ -26,7 +26,8 @@ def calibrate(
     evaluation mode.
 
     Args:
-        batches: images, each (N, C, R, R), at the resolution the network will be used at.
+        batches: images, each (N, C, R, R) with N > 1, at the resolution the network will be used
+            at.
         estimator: "batch-mean" is the authors': the mean over images of the mean and the biased
             variance of the image's batch. "pooled" adds the variance between the batches' means
             to it, which makes it the variance over all images (law of total variance): the
@@ -45,6 +46,8 @@ def calibrate(
     images = 0
     try:
         for batch in batches:
+            if len(batch) < 2:
+                raise ValueError("calibrate: a batch of one image has no variance of its own")
             images += len(batch)
             network(batch)
     finally:

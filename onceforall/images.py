@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onceforall.errors import InputError
 
-AUGMENTATIONS = ("none", "shift", "shift+flip", "crop+flip")
+AUGMENTATIONS = ("none", "flip", "shift", "shift+flip", "crop+flip", "crop+flip+color")
 CROP = 0.875  # share of the resized image that a centre crop keeps: the usual one at ImageNet size
 LARGE = 64  # pixels: images are evaluated on a centre crop above this, whole up to it
 
@@ -248,12 +248,16 @@ def augmented(image: Any, resolution: int, augmentation: str, rng: random.Random
     """A random view of an image for training.
 
     "crop+flip" is the usual one at ImageNet size: a random part of 8 to 100% of the area and of
-    an aspect ratio from 3/4 to 4/3. "shift" takes 1/14 off or on at the sides.
+    an aspect ratio from 3/4 to 4/3. "color" changes brightness and saturation as the authors do.
+    "shift" takes 1/14 off or on at the sides.
     """
     from torchvision.transforms import functional as tv
 
     if "flip" in augmentation and rng.random() < 0.5:
         image = tv.hflip(image)
+    if "color" in augmentation:
+        image = tv.adjust_brightness(image, rng.uniform(1 - 32 / 255, 1 + 32 / 255))
+        image = tv.adjust_saturation(image, rng.uniform(0.5, 1.5))
     if "crop" in augmentation:
         top, left, height, width = _random_area(image.height, image.width, rng)
         return tv.resized_crop(image, top, left, height, width, [resolution, resolution])

@@ -57,7 +57,7 @@ class Outcome:
     metrics: dict[str, Any]  # the last line of the metrics
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818
+class Stopped(KeyboardInterrupt):
     """Ctrl-C, after the checkpoint was written."""
 
 
@@ -121,8 +121,7 @@ class _Run:
         self.family = family_of(settings, data)
         generator = torch.Generator().manual_seed(settings.seed)
         self.supernet = SuperNet(self.family, generator).to(group.device)
-        if group.device.type == "cpu":
-            self.supernet.to(memory_format=torch.channels_last)  # twice as fast there
+        self._lay_out(self.supernet)
         shares = [phase.share(len(data.train), settings.batch_size) for phase in settings.phases]
         self.curriculum: Curriculum = curriculum(self.family.space, shares)
         if settings.batch_size > len(data.train):
@@ -168,6 +167,11 @@ class _Run:
                     raise Stopped(f"stopped after step {self.step} of {total}; --resume goes on")
         self._finish()
         return Outcome(self.folder, self.step, self.seconds, self.metrics)
+
+    def _lay_out(self, module: nn.Module) -> None:
+        """Weights as this device is fastest with: on the CPU with channels last, by half."""
+        if self.group.device.type == "cpu":
+            module.to(memory_format=torch.channels_last)
 
     # --- one step
 
@@ -244,11 +248,16 @@ class _Run:
         self.optimizer = self._new_optimizer()  # momentum of unsorted channels means nothing
 
     def _frozen(self, network: nn.Module) -> nn.Module:
-        """A teacher: it normalises by the batch, as the networks it teaches do."""
+        """A teacher: it normalises by the batch, as the networks it teaches do, and drops nothing
+        out."""
+        network.requires_grad_(False).train().to(self.group.device)
+        self._lay_out(network)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.track_running_stats = False
-        return network.requires_grad_(False).train().to(self.group.device)
+            elif isinstance(module, nn.Dropout):
+                module.eval()
+        return network
 
     def _new_optimizer(self) -> torch.optim.SGD:
         decayed = [p for p in self.supernet.parameters() if p.dim() > 1]

@@ -24,7 +24,7 @@ Changes = Annotated[
 def train(
     config: Config,
     changes: Changes = None,
-    run: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/supernet"),
+    out: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/supernet"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in that folder.")
     ] = False,
@@ -37,9 +37,9 @@ def train(
 
     Examples:
 
-    onceforall train small data.name=/path/to/images --run runs/mine
+    onceforall train small data.name=/path/to/images --out runs/mine
 
-    torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --run runs/w1
+    torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
     """
     from onceforall import config as settings_of
     from onceforall import data, distributed, training
@@ -47,7 +47,7 @@ def train(
     settings = settings_of.load(config, changes or [])
     group = distributed.join()
     found = data.load(settings.data, max(settings.resolutions) if settings.resolutions else None)
-    done = training.train(run, settings, found, resume=resume, group=group)
+    done = training.train(out, settings, found, resume=resume, group=group)
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}
         emit({**result, **done.metrics}, as_json)

@@ -1,0 +1,106 @@
+"""Contract checks for plug-ins: what a family or a device must keep, as functions that their
+authors call in their own tests. Each raises AssertionError with what is broken."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from onceforall.devices.timing import time_calls
+from onceforall.errors import InputError
+from onceforall.families import Family
+from onceforall.space import Arch
+from onceforall.supernet import SuperNet
+
+
+def check_family(
+    family: Family, archs: int = 20, resolution: int | None = None, seed: int = 0
+) -> None:
+    """Archs survive their written forms; the supernet computes what the extracted network does;
+    gradients reach exactly what was lent; foreign archs are refused.
+
+    Args:
+        resolution: to run the networks at, instead of their own: for speed.
+    """
+    space = family.space
+    rng = np.random.default_rng(seed)
+    population = space.sample(rng, archs)
+    drawn = space.decode(population)
+    assert (space.encode(drawn) == population).all(), "encode and decode disagree"
+    supernet = SuperNet(family, torch.Generator().manual_seed(seed))
+    for arch in [space.smallest(), space.largest(), *drawn]:
+        assert Arch.parse(str(arch)) == arch, f"{arch}: its text does not read back"
+        assert Arch.from_json(arch.to_json()) == arch, f"{arch}: its JSON does not read back"
+        size = resolution or arch.resolution
+        x = torch.randn((2, family.in_channels, size, size))
+        check_lending(supernet, arch, x)
+    _check_refusals(family)
+
+
+def check_lending(supernet: SuperNet, arch: Arch, x: torch.Tensor) -> None:
+    """In training mode the supernet's output for `arch` is that of the extracted network, bit for
+    bit on the CPU; and gradients reach the lent slices and nothing else.
+
+    `x` is (N, C, R, R).
+    """
+    supernet.train()
+    supernet.zero_grad(set_to_none=True)
+    extracted = supernet.extract(arch).train()
+    ours = supernet(x, arch)
+    theirs = extracted(x)
+    assert torch.equal(ours, theirs), f"{arch}: supernet and extracted network differ"
+    assert ours.shape == (len(x), supernet.family.classes), f"{arch}: output {tuple(ours.shape)}"
+    weights = torch.randn_like(ours)
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    own = dict(extracted.named_parameters())
+    for name, parameter in supernet.network.named_parameters():
+        gradient = parameter.grad
+        if name not in own:
+            assert gradient is None, f"{arch}: {name} has a gradient and was not lent"
+            continue
+        assert gradient is not None, f"{arch}: {name} was lent and has no gradient"
+        if own[name].shape[2:] != parameter.shape[2:]:
+            continue  # a smaller kernel: its gradient passes through the transform
+        lent = tuple(slice(0, n) for n in own[name].shape)
+        assert torch.allclose(gradient[lent], own[name].grad, rtol=1e-4, atol=1e-6), (  # type: ignore[arg-type]
+            f"{arch}: the gradient of {name} is not that of the extracted network"
+        )
+        rest = gradient.clone()
+        rest[lent] = 0
+        assert not rest.any(), f"{arch}: {name} has a gradient outside what was lent"
+
+
+def _check_refusals(family: Family) -> None:
+    smallest = family.space.smallest()
+    strangers = [
+        dataclasses.replace(smallest, family="another"),
+        dataclasses.replace(smallest, stages=smallest.stages[:-1]),
+        dataclasses.replace(smallest, stages=(smallest.stages[0] * 99, *smallest.stages[1:])),
+    ]
+    for arch in strangers:
+        assert arch not in family.space, f"{arch} is not refused"
+        try:
+            family.plan(arch)
+        except InputError:
+            continue
+        raise AssertionError(f"{arch}: a plan was made of a foreign arch")
+
+
+def check_device(
+    prepare: Callable[[nn.Module, torch.Tensor, int, str], Callable[[], object]],
+    precision: str = "fp32",
+) -> None:
+    """A prepared call runs, leaves the network as it was, and can be timed."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    call = prepare(network, torch.randn((1, 3, 8, 8)), 1, precision)
+    found = time_calls([call], rounds=2, stretch_seconds=0.001)[0]
+    assert found.runs > 0, "nothing was timed"
+    assert 0 < found.p10_ms <= found.p90_ms, f"impossible latencies: {found}"
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"prepare changed {name}"

@@ -1,0 +1,205 @@
+"""Data sets and images: splits, transforms, augmentation, and files that are broken."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from onceforall import data
+from onceforall.data import Source
+from onceforall.errors import InputError
+from onceforall.images import (
+    FileImages,
+    MemoryImages,
+    Normalisation,
+    Request,
+    augmented,
+    center,
+    in_order,
+)
+
+PLAIN = Normalisation((0.0,), (1.0,))
+
+
+def folder_of(root: Path, classes: int = 3, images: int = 12, size: int = 20) -> Path:
+    """An ImageFolder tree of random pictures."""
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        (root / f"class{c}").mkdir(parents=True)
+        for i in range(images):
+            pixels = rng.integers(0, 255, (size, size + 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"class{c}" / f"{i}.png")
+    return root
+
+
+def test_digits_are_split_without_overlap() -> None:
+    found = data.load(Source("digits"))
+    assert (found.channels, found.size, len(found.classes)) == (1, 8, 10)
+    assert len(found.train) + len(found.validation) + len(found.test) == 1797
+    assert isinstance(found.train, MemoryImages)
+    again = data.load(Source("digits"))
+    assert isinstance(again.train, MemoryImages)
+    assert torch.equal(found.train.pixels, again.train.pixels)
+
+
+def test_normalisation_is_measured() -> None:
+    found = data.load(Source("digits"))
+    train = found.train
+    assert isinstance(train, MemoryImages)
+    values = train.pixels.double() / 255
+    assert found.normalisation.mean[0] == pytest.approx(float(values.mean()), abs=0.01)
+    assert found.normalisation.std[0] == pytest.approx(float(values.std()), abs=0.01)
+
+
+def test_memory_images_by_hand() -> None:
+    pixels = torch.arange(2 * 16, dtype=torch.uint8).view(2, 1, 4, 4)
+    images = MemoryImages(pixels, [5, 7], Normalisation((0.5,), (0.25,)))
+    ((x, y),) = images.stream([Request([1], 4)])
+    assert torch.allclose(x, (pixels[1:].float() / 255 - 0.5) / 0.25)
+    assert y.tolist() == [7]
+    ((x, _),) = images.stream([Request([0], 2)])
+    assert x.shape == (1, 1, 2, 2)
+
+
+def test_shift_moves_and_flip_mirrors() -> None:
+    pixels = torch.zeros((256, 1, 14, 14), dtype=torch.uint8)
+    pixels[:, :, 5, 3] = 255
+    images = MemoryImages(pixels, [0] * 256, PLAIN, "shift+flip")
+    ((x, _),) = images.stream([Request(range(256), 14, seed=1)])
+    places = {tuple(p) for p in (x[:, 0] > 0.5).nonzero()[:, 1:].tolist()}
+    # one pixel up or down, left or right; and the mirror image of that
+    assert places == {(r, c) for r in (4, 5, 6) for c in (2, 3, 4, 9, 10, 11)}
+    ((again, _),) = images.stream([Request(range(256), 14, seed=1)])
+    assert torch.equal(x, again)
+
+
+def test_file_images_are_torchvisions_usual_transform(tmp_path: Path) -> None:
+    from torchvision import transforms
+
+    path = folder_of(tmp_path, 1, 1, size=150) / "class0" / "0.png"
+    usual = transforms.Compose(
+        [transforms.Resize(110), transforms.CenterCrop(96), transforms.ToTensor()]
+    )
+    expected = usual(Image.open(path).convert("RGB"))
+    three = Normalisation((0.0,) * 3, (1.0,) * 3)
+    ((x, _),) = FileImages([path], [0], three).stream([Request([0], 96)])
+    assert torch.equal(x[0], expected)  # 96 / 0.875 = 109.7: 110
+
+
+def test_folder_with_splits_and_without(tmp_path: Path) -> None:
+    folder_of(tmp_path / "a")
+    found = data.load(Source(str(tmp_path / "a"), workers=0), size=16)
+    assert len(found.test) == 3
+    assert len(found.validation) + len(found.train) == 33
+    assert isinstance(found.train, MemoryImages)
+    folder_of(tmp_path / "b" / "train")
+    folder_of(tmp_path / "b" / "val", images=2)
+    found = data.load(Source(str(tmp_path / "b"), workers=0, validation=6), size=80)
+    assert (len(found.test), len(found.validation), len(found.train)) == (6, 6, 30)
+    assert isinstance(found.train, FileImages)
+    assert found.train.augmentation == "crop+flip"
+    ((x, y),) = found.train.stream([Request([0, 1], 80, seed=3)])
+    assert x.shape == (2, 3, 80, 80)
+    assert y.tolist() == [found.train.labels[i] for i in (0, 1)]
+
+
+def test_workers_give_the_same_batches(tmp_path: Path) -> None:
+    paths, labels, _ = data.list_folder(folder_of(tmp_path))
+    three = Normalisation((0.5,) * 3, (0.5,) * 3)
+    requests = [Request([0, 5, 9], 70, seed=4), Request([1], 66, seed=5)]
+    batches = [
+        list(FileImages(paths, labels, three, 3, "crop+flip+color", n).stream(requests))
+        for n in (0, 2)
+    ]
+    for (x, y), (u, v) in zip(*batches, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+def test_unreadable_files_are_left_out_and_named_or_fatal_in_training(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "images")
+    broken = root / "class1" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    paths, labels, _ = data.list_folder(root)
+    three = Normalisation((0.5,) * 3, (0.5,) * 3)
+    files = FileImages(paths, labels, three)
+    batches = list(files.stream(in_order(len(files), 10, 16)))
+    assert sum(len(y) for _, y in batches) == 35
+    assert files.unreadable == [broken]
+    with pytest.raises(InputError, match=r"class1/3.png"):
+        list(files.stream([Request(range(36), 16, seed=0)]))
+    with pytest.raises(InputError, match=r"class1/3.png"):
+        data.load(Source(str(root)), size=16)
+
+
+@pytest.mark.parametrize("kind", ["empty", "no-classes", "no-images", "stranger", "one-class"])
+def test_bad_folders(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    message = "no class folders"
+    if kind == "no-classes":
+        (root / "a.png").write_bytes(b"")
+    elif kind == "no-images":
+        (root / "cat").mkdir()
+        message = "cat: no images in it"
+    elif kind == "one-class":
+        folder_of(root, 1)
+        message = "one class only"
+    elif kind == "stranger":
+        folder_of(root / "train", 2)
+        folder_of(root / "val", 3)
+        message = "class2: no such class in the training images"
+    with pytest.raises(InputError, match=message):
+        data.load(Source(str(root)), size=16)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Source("no-such-thing"), "neither a folder nor one of cifar10, digits, fashion-mnist"),
+        (Source("digits", validation=5000), "validation: 5000 images cannot be cut"),
+        (Source("digits", augmentation="mixup"), "augmentation: 'mixup'"),
+        (Source("digits", mean=(0.5,)), "mean and std go together"),
+        (Source("digits", mean=(0.5,) * 3, std=(1.0,) * 3), "mean: 3 values for 1 channels"),
+    ],
+)
+def test_bad_sources(source: Source, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data.load(source)
+
+
+def idx(array: np.ndarray) -> bytes:
+    shape = np.array(array.shape, ">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + shape + array.astype(np.uint8).tobytes()
+
+
+def test_fashion_mnist_from_a_root_and_damaged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 40), ("t10k", 10)):
+        images = idx(rng.integers(0, 255, (n, 28, 28)))
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(rng.integers(0, 9, n)))
+    found = data.load(Source("fashion-mnist", root=str(tmp_path)))
+    assert (len(found.train), len(found.validation), len(found.test)) == (36, 4, 10)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    for cut in (0, 3, 200, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="train-images"):
+            data.load(Source("fashion-mnist", root=str(tmp_path)))
+    path.write_bytes(whole)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(rng.integers(0, 9, 39)))
+    with pytest.raises(InputError, match="do not belong together"):
+        data.load(Source("fashion-mnist", root=str(tmp_path)))
+
+
+def test_random_crops_cover_little_and_all() -> None:
+    import random
+
+    image = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    for seed in range(20):
+        assert augmented(image, 24, "crop+flip+color", random.Random(seed)).size == (24, 24)
+    assert center(image, 100).size == (100, 100)
