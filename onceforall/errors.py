@@ -19,6 +19,10 @@ class MissingExtraError(InputError):
         super().__init__(f"{purpose} needs {package}: pip install 'onceforall[{extra}]'")
 
 
+class Stopped(Exception):  # noqa: N818  (no error: the person wanted it)
+    """Ctrl-C, after everything done so far was saved: the message says how to go on."""
+
+
 def choices(values: Iterable[object]) -> str:
     """Allowed values, as they are listed at the end of an error."""
     return ", ".join(str(v) for v in values)

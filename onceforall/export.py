@@ -9,6 +9,7 @@ an operation that is not in the table goes through PyTorch's exporter. Knows an
 
 from __future__ import annotations
 
+import copy
 import json
 import operator
 from collections.abc import Callable, Mapping
@@ -109,6 +110,7 @@ def to_onnx(
     """Writes an ONNX file: `image` (N, C, H, W) float32 -> `logits` (N, classes)."""
     import onnx
 
+    network = copy.deepcopy(network).eval()
     try:
         graph = _Emitter(network, shape).graph()
     except _UncoveredError:
@@ -194,7 +196,7 @@ class _Emitter:
             raise _UncoveredError(node.name)
         norm = self._norm_after(node)
         if norm is not None:
-            folded = torch.nn.utils.fuse_conv_bn_eval(conv.eval(), norm[1].eval())
+            folded = torch.nn.utils.fuse_conv_bn_eval(conv, norm[1])
             weight, bias = folded.weight, folded.bias
         names = [*inputs, self.weight(f"{node.name}.weight", weight)]
         if bias is not None:

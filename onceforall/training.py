@@ -36,7 +36,7 @@ from onceforall.config import Settings
 from onceforall.curriculum import Curriculum, Phase, curriculum
 from onceforall.data import Data
 from onceforall.distributed import Group
-from onceforall.errors import InputError
+from onceforall.errors import InputError, Stopped
 from onceforall.files import write_json
 from onceforall.images import Request
 from onceforall.losses import distilled, supervised
@@ -55,10 +55,6 @@ class Outcome:
     steps: int
     seconds: float  # of training, all sessions of this run together
     metrics: dict[str, Any]  # the last line of the metrics
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C, after the checkpoint was written."""
 
 
 def family_of(settings: Settings, data: Data) -> families.Family:

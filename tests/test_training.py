@@ -14,7 +14,7 @@ from onceforall import config, data, training
 from onceforall.accuracy import accuracy, calibrated
 from onceforall.config import Settings
 from onceforall.data import Data, Source
-from onceforall.errors import InputError
+from onceforall.errors import InputError, Stopped
 from onceforall.runs import open_run
 from onceforall.weights import load_supernet
 
@@ -81,15 +81,13 @@ def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
     training.train(tmp_path / "whole", settings, digits)
     for stop in (3, 7, 11):
         run = tmp_path / f"stopped-{stop}"
-        with pytest.raises(training.Stopped):
+        with pytest.raises(Stopped):
             _train_and_stop(run, settings, digits, stop)
         training.train(run, settings, digits, resume=True)
         ours, theirs = weights_of(run), weights_of(tmp_path / "whole")
         for name, tensor in theirs.items():
             assert torch.equal(ours[name], tensor), (stop, name)
-        steps = [
-            json.loads(t)["step"] for t in (run / "metrics.jsonl").read_text().splitlines()
-        ]
+        steps = [json.loads(t)["step"] for t in (run / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(steps)
 
 
@@ -136,7 +134,7 @@ def test_what_cannot_train_is_refused(tmp_path: Path, digits: Data) -> None:
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, digits: Data) -> None:
     settings = recipe(tmp_path)
-    with pytest.raises(training.Stopped):
+    with pytest.raises(Stopped):
         _train_and_stop(tmp_path / "run", settings, digits, 3)
     path = tmp_path / "run" / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

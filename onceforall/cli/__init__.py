@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, Stopped
 
 app = typer.Typer(
     name="onceforall",
@@ -39,20 +39,33 @@ app.command()(zoo.convert)
 app.add_typer(predictors.fit)
 app.command()(predictors.predict)
 
+STOPPED = 130  # the status of a program that Ctrl-C ended
+
 
 def main() -> None:
     """The `onceforall` command."""
     try:
-        app(standalone_mode=True)
+        if app(standalone_mode=False) == STOPPED:  # what typer makes of Ctrl-C
+            _fail("stopped", STOPPED)
     except InputError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    except Stopped as error:
+        _fail(str(error), STOPPED)
     except Exception as error:
+        if hasattr(error, "format_message"):  # a mistake in the arguments, found by typer
+            _refuse(error.format_message(), "NoArgs" in type(error).__name__)
         if os.environ.get("ONCEFORALL_TRACEBACK"):
             raise
         hint = "(ONCEFORALL_TRACEBACK=1 shows where)"
         _fail(f"{type(error).__name__}: {error} {hint}", 1)
+
+
+def _refuse(message: str, is_help: bool) -> None:
+    """Help where no arguments were given, else one line; both on stderr, with status 2."""
+    if is_help:
+        print(message, file=sys.stderr)
+        sys.exit(2)
+    _fail(message, 2)
 
 
 def _fail(message: str, status: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -20,7 +21,7 @@ def prepare(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: torch-cuda: PyTorch sees no CUDA GPU here")
     dtype = DTYPES[precision]
-    network = network.eval().to(device, dtype).to(memory_format=torch.channels_last)
+    own = copy.deepcopy(network).eval().to(device, dtype).to(memory_format=torch.channels_last)
     x = example.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
     def run() -> None:
@@ -28,7 +29,7 @@ def prepare(
         if device == "cpu" and before != threads:
             torch.set_num_threads(threads)
         with torch.inference_mode():
-            network(x)
+            own(x)
         if device == "cuda":
             torch.cuda.synchronize()
 

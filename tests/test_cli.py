@@ -1,0 +1,184 @@
+"""The command line: help, one JSON object, one line and the right status for mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onceforall.cli.units import quantity
+from onceforall.errors import InputError
+
+RECIPE = """
+family: mbv3_mini
+resolutions: [12, 16]
+data: {name: digits}
+batch_size: 64
+phases:
+  - {name: all, steps: 20, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "onceforall", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT, timeout=250
+    )
+
+
+def answer(*arguments: object, cwd: Path | None = None) -> dict[str, Any]:
+    done = run(*arguments, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    done = answer("train", folder / "recipe.yaml", "seed=1", "--out", folder / "run")
+    assert done["steps"] == 20
+    yield folder / "run"
+
+
+COMMANDS = [
+    "demo", "info", "train", "evaluate", "measure", "export", "records accuracy",
+    "records latency", "fit accuracy", "fit latency", "predict", "search", "specialize", "zoo",
+    "convert",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert "Example" in text
+    assert f"onceforall {command}" in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv=['onceforall','--help']\n"
+        "from onceforall.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy={'torch','numpy','scipy','sklearn','onnx','onnxruntime'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert command.split()[0] in done.stdout
+
+
+def test_info_by_the_numbers() -> None:
+    found = answer("info", "ofa_mbv3_w1.0:largest")
+    assert round(found["macs"] / 1e6) == 566
+    assert found["resolution"] == 224
+    assert sum(layer["macs"] for layer in found["layers"]) == found["macs"]
+    assert sum(layer["params"] for layer in found["layers"]) == found["params"]
+    again = answer("info", found["arch"], "--resolution", 128)
+    assert again["params"] == found["params"]
+    assert again["macs"] < found["macs"]
+
+
+def test_the_path_of_a_user(trained: Path, tmp_path: Path) -> None:
+    """Records, predictors, search, specialise, evaluate, measure, export: by the command line."""
+    found = answer("records", "accuracy", trained, "--samples", 14, "--images", 60)
+    assert found["n"] == 14
+    latency = answer("records", "latency", trained, "--samples", 16)
+    assert latency["device"] == "onnxruntime-cpu"
+    table = answer("records", "latency", trained, "--blocks", "--out", tmp_path / "blocks.json")
+    assert table["n"] > 50
+    special = answer(
+        "specialize", trained, "--max-latency", "5ms", "--max-macs", "1.1M", "--samples", 14,
+        "--images", 60,
+    )  # fmt: skip
+    (row,) = special["networks"]
+    assert row["macs"] <= 1.1e6
+    assert row["latency_measured_ms"] <= 5
+    network = Path(row["folder"]) / "network.safetensors"
+    scored = answer("evaluate", network, "--data", "digits")
+    assert scored["top1"] == pytest.approx(row["top1_test"], abs=0.01)
+    assert scored["n"] == 360
+    timed = answer("measure", network, "--threads", 1)
+    assert timed["runs"] > 10
+    done = answer("export", network, tmp_path / "n.onnx")
+    assert done["bytes"] == (tmp_path / "n.onnx").stat().st_size
+    refused = run("export", network, tmp_path / "n.onnx")
+    assert refused.returncode == 2
+    assert "exists already" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "nothing"], "'nothing' is no file, no published network"),
+        (["info", "mbv3_mini:middle"], "after the family comes largest, smallest or random:SEED"),
+        (["info", "mbv4:largest"], "family: 'mbv4' is not known; there are mbv3_mini"),
+        (["info", "mbv3_mini@28/16:3x9/24:3x2/40:3x2"], "stage 1 block 1: expand 9 is not in"),
+        (["train", "none.yaml"], "none.yaml: no such file; recipes here"),
+        (["train", "small", "phases.0.lr=fast"], "lr: 'fast' is not a number"),
+        (["train", "small", "data.name=/none"], "'/none' is neither a folder nor one of"),
+        (["measure", "mbv3_mini:smallest", "--device", "tpu"], "device: 'tpu' is not known"),
+        (["evaluate", "mbv3_mini:smallest", "--data", "digits"], "has no weights of its own"),
+        (["specialize", "none", "--max-latency", "5ms"], "none: no such run"),
+        (["specialize", "none", "--max-latency", "soon"], "'soon' is not a number with a unit"),
+        (["records", "accuracy", "none"], "none: no such run"),
+        (["export", "mbv3_mini:smallest", "x.tflite", "--format", "tflite"], "there are onnx, pt2"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("steps: 20", "steps: 400"))
+    command = [sys.executable, "-m", "onceforall", "train", "recipe.yaml", "--out", "run"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as training:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        training.send_signal(signal.SIGINT)
+        _, errors = training.communicate(timeout=60)
+    assert training.returncode == 130
+    assert "--resume goes on" in errors
+    assert "Traceback" not in errors
+    (tmp_path / "short.yaml").write_text(RECIPE.replace("steps: 20", "steps: 400"))
+    done = answer("train", "short.yaml", "--out", "run", "--resume", cwd=tmp_path)
+    assert done["steps"] == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("20ms", 20), ("1.5s", 1500), ("300M", 3e8), ("256KiB", 2**18), ("7", 7)]
+)
+def test_quantities(text: str, value: float) -> None:
+    assert quantity("x", text) == value
+
+
+@pytest.mark.parametrize("text", ["", "ms", "5 parsecs", "nan", "1e999", "--3"])
+def test_bad_quantities(text: str) -> None:
+    with pytest.raises(InputError, match="is not a number with a unit"):
+        quantity("x", text)

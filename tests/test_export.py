@@ -1,0 +1,99 @@
+"""Exported files: they compute what PyTorch does, say what they are, and are never half there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from onceforall import export, families
+from onceforall.errors import InputError
+
+SHAPE = (3, 32, 32)
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", families.names())
+@pytest.mark.parametrize("format", list(export.FORMATS))
+def test_every_family_in_every_format(name: str, format: str, tmp_path: Path) -> None:
+    if format == "pt2" and name != "mbv3_mini":
+        pytest.skip("PyTorch's own exporter is checked on one family: it takes seconds a network")
+    family = families.get(name, classes=5)
+    arch = family.space.random(np.random.default_rng(1))
+    network = with_statistics(family.build(arch))
+    done = export.export(network, SHAPE, tmp_path / "n", format)
+    assert done.bytes == (tmp_path / "n").stat().st_size > 1000
+    assert done.max_abs_diff <= 1e-4
+
+
+def test_batch_norm_is_folded_and_the_batch_is_free(tmp_path: Path) -> None:
+    family = families.get("mbv3_mini")
+    network = with_statistics(family.build(family.space.largest()))
+    export.to_onnx(network, (3, 28, 28), tmp_path / "n.onnx", {"classes": ["a", "b"], "arch": "x"})
+    model = onnx.load(tmp_path / "n.onnx")
+    operations = {node.op_type for node in model.graph.node}
+    assert "BatchNormalization" not in operations
+    assert operations <= {
+        "Conv",
+        "Relu",
+        "HardSwish",
+        "HardSigmoid",
+        "GlobalAveragePool",
+        "Mul",
+        "Add",
+        "Flatten",
+        "Gemm",
+        "Identity",
+    }
+    facts = {p.key: p.value for p in model.metadata_props}
+    assert (json.loads(facts["classes"]), facts["arch"]) == (["a", "b"], "x")
+    for n in (1, 7):
+        x = torch.randn((n, 3, 28, 28))
+        found = export.run_onnx(tmp_path / "n.onnx", x)
+        assert torch.allclose(found, network(x), atol=1e-5)
+
+
+class Odd(nn.Module):
+    """With an operation that the table of operations does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x).mean((2, 3))
+
+
+def test_operations_beyond_the_table_go_through_pytorch(tmp_path: Path) -> None:
+    done = export.export(Odd(), SHAPE, tmp_path / "odd.onnx")
+    assert done.max_abs_diff < 1e-5
+
+
+class Noisy(nn.Module):
+    """Computes something else each time: no file can agree with it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) * torch.rand(())
+
+
+def test_a_file_that_disagrees_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="differs from the network by"):
+        export.export(Noisy(), SHAPE, tmp_path / "noisy.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_and_formats_are_checked_first(tmp_path: Path) -> None:
+    (tmp_path / "n.onnx").write_text("mine")
+    network = nn.Flatten()
+    with pytest.raises(InputError, match="exists already"):
+        export.export(network, SHAPE, tmp_path / "n.onnx")
+    with pytest.raises(InputError, match="format: 'tflite' is not known; there are onnx, pt2"):
+        export.export(network, SHAPE, tmp_path / "m", "tflite")
+    assert (tmp_path / "n.onnx").read_text() == "mine"
