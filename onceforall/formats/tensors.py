@@ -8,6 +8,8 @@ files and tensors only; what the names mean is for others.
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,7 +44,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such file")
     _check_archive(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickle protocols; a refusal follows
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: {_refused(error)}") from None
     except Exception as error:  # a damaged pickle fails in any way
@@ -78,11 +82,12 @@ def _check_archive(path: Path) -> None:
 
 
 def _refused(error: Exception) -> str:
-    text = str(error)
-    if "Unsupported global" in text or "GLOBAL" in text or "Unsupported class" in text:
-        found = text.split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in text else "an object"
-        return f"refused: it holds {found.strip('`.')}, which loading would run; only tensors are"
-    return f"damaged, or not a weights file: {_line(error)}"
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return (
+            f"refused: it holds {found[1].rstrip('.')}, which loading would run, not only tensors"
+        )
+    return "refused: damaged, or holds more than tensors and plain containers"
 
 
 def _line(error: Exception) -> str:
