@@ -1,12 +1,13 @@
-"""The accuracy predictor: a Gaussian process on what an arch is, chosen by leave-one-out error.
+"""The accuracy predictor: Gaussian processes on what an arch is, weighed by how well each foretells
+records that it left out.
 
-Knows labels (archs with a measured value) and their covariates; no networks. Which kernel is used
-is decided anew for each set of records among `CANDIDATES`.
+Knows labels (archs with a measured value) and the circumstances of their measuring; no networks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,28 +19,82 @@ from onceforall.predictors.base import (
     Floats,
     Prediction,
     Predictor,
-    held_out,
+    cross_validated,
     kind_of,
     prefixed,
+    space_from_dict,
+    space_to_dict,
     under,
 )
-from onceforall.predictors.features import Features, Groups, Range, outside, range_of
+from onceforall.predictors.features import Features, Groups, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
-SIZE, STAGES = ("size", "resolution"), ("depth", "kernel", "expand", "width")
+SUMS = {"depth": -4.5, "kernel": -4.5, "expand": -4.0, "width": -4.5}  # linear, with centres
+LINEAR, CENTRES = ("blocks", *SUMS), (-4.0, *SUMS.values())
 CANDIDATES: dict[str, Kernel] = {
-    "size and stages": Kernel(
-        ("blocks",), ((("size",), ("resolution",), (*STAGES, "stage_macs")),)
+    "blocks at a size": Kernel(
+        LINEAR,
+        (
+            (("size",), ("resolution",), ("stage_macs",)),
+            (("blocks",), ("size",), ("resolution",)),
+        ),
+        CENTRES,
     ),
-    "sums": Kernel(("blocks", *STAGES), ((SIZE,), ((*SIZE, *STAGES, "stage_macs"),))),
+    "sums at a size": Kernel(
+        LINEAR,
+        (
+            (("size",), ("resolution",), ("stage_macs",)),
+            (tuple(SUMS), ("size",), ("resolution",)),
+        ),
+        CENTRES,
+    ),
 }
-PRIOR = "prior"  # the group of another predictor's output
 LEAST_RECORDS = 5
-_FOLDS_BELOW = 200  # with fewer records the held-out error is taken by cross-validation
+PRIOR = "prior"  # the group of another predictor's output, and the centre of its variance
+_PRIOR_CENTRE = -1.0
+_LEVEL_SCALE = 2.0  # of a covariate's indicators
+_LEVEL_CENTRES = (-3.5, -5.5, -5.5)  # of a level's own effect, and of those on size and blocks
 _MOST_LEVELS = 16
-_LEVEL_SCALE = 2.0  # of a covariate's indicators: the prior spread of levels, labels' std
+_TEMPER = 0.5  # of the leave-one-out likelihoods that weigh the candidates
+_LEAST_WEIGHT = 0.1  # a candidate of less is left out
+_CHUNK = 2048  # archs at a time: what is computed between stays in the cache
+_SUBSET = 400  # records that the kernel's parameters are found on
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """A circumstance of a measurement: its levels, and the share of the records that had each."""
+
+    name: str
+    levels: tuple[str, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def groups(self) -> dict[str, float]:
+        """The groups of features it adds, with the centres of their variances: an effect of each
+        level, and one that grows with the size and one with the blocks of the arch."""
+        names = (self.name, f"{self.name} by size", f"{self.name} by blocks")
+        return {f"level {n}": c for n, c in zip(names, _LEVEL_CENTRES, strict=True)}
+
+    def weights(self, given: ArrayLike | None, n: int) -> Floats:
+        """(n, levels) the weight of each level: 1 for that of the record, the shares where it is
+        not known."""
+        weights = np.tile(np.array(self.shares), (n, 1))
+        if given is not None:
+            texts = np.broadcast_to(np.asarray(given).astype(np.str_), (n,))
+            for i, level in enumerate(self.levels):
+                weights[texts == level] = np.eye(len(self.levels))[i]
+        return weights
+
+    def add(self, groups: Groups, weights: Floats) -> None:
+        """Adds the covariate's groups; all are linear in the weights, so that shares give the
+        average over the levels."""
+        scaled = _LEVEL_SCALE * weights
+        parts = [np.ones((len(weights), 1)), groups["size"][:, :1], groups["blocks"]]
+        for name, part in zip(self.groups, parts, strict=True):
+            groups[name] = (scaled[:, :, None] * part[:, None, :]).reshape(len(weights), -1)
 
 
 class Accuracy(Predictor):
@@ -49,87 +104,149 @@ class Accuracy(Predictor):
 
     def __init__(
         self,
-        features: Features,
-        known: Range,
-        covariates: Mapping[str, Sequence[str]],
-        process: GP,
+        fitted: _Inputs,
+        processes: Sequence[tuple[float, GP]],
         metric: str,
         unit: str,
-        prior: Predictor | None = None,
-        prior_scale: tuple[float, float] = (0.0, 1.0),
+        space: Space,
     ) -> None:
-        """`known` is the range of the archs learnt from, `covariates` the levels of each;
-        `prior_scale` the offset and scale by which the prior's output is made a feature."""
-        self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
-        self.features, self.known, self.process = features, known, process
-        self.covariates = {name: tuple(levels) for name, levels in covariates.items()}
-        self.prior, self.prior_scale = prior, prior_scale
+        """`processes` with their weights, whose sum is 1."""
+        self.space, self.metric, self.unit, self.report = space, metric, unit, None
+        self.fitted, self.processes = fitted, tuple(processes)
+        self._range = range_of(fitted.features(fitted.population))
+        self._inputs = fitted.on(space)
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
-        return tuple(self.covariates)
+        return tuple(covariate.name for covariate in self.fitted.covariates)
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
-        groups = self.features(population)
-        if self.prior is not None:
-            groups[PRIOR] = _prior_group(self.prior, self.prior_scale, population)
-        hidden = np.zeros(len(population))  # variance of levels that were not given
-        for name, levels in self.covariates.items():
-            shares, spread = self._level_shares(name, levels, covariates, len(population))
-            groups[_group(name)] = shares * _LEVEL_SCALE
-            hidden += spread
-        unknown = set(covariates) - set(self.covariates)
-        if unknown:
-            raise InputError(
-                f"covariate {sorted(unknown)[0]!r} was not learnt;"
-                f" this predictor has {choices(self.covariates) or 'none'}"
+        for name in covariates:
+            if name not in self.covariate_names:
+                raise InputError(
+                    f"covariate {name!r} was not learnt;"
+                    f" this predictor has {choices(self.covariate_names) or 'none'}"
+                )
+        n = len(population)
+        given = {k: np.broadcast_to(np.asarray(v), (n,)) for k, v in covariates.items()}
+        parts = [
+            self._predict(
+                population[i : i + _CHUNK], {k: v[i : i + _CHUNK] for k, v in given.items()}
             )
-        mean, std = self.process.predict(groups)
-        std = np.sqrt(std**2 + self.process.noise_std**2 + hidden)
-        return Prediction(mean, std, outside(groups, self.known))
+            for i in range(0, max(n, 1), _CHUNK)
+        ]
+        mean, std, beyond = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Prediction(mean, std, beyond)
 
-    def _level_shares(
-        self,
-        name: str,
-        levels: tuple[str, ...],
-        given: Mapping[str, ArrayLike],
-        n: int,
-    ) -> tuple[Floats, Floats]:
-        """(n, levels) the weight of each level, and (n,) the variance between levels where none,
-        or one that was not learnt, is given."""
-        counts = self.process.groups[_group(name)].sum(0)
-        shares = np.tile(counts / counts.sum(), (n, 1))
-        effect = self._level_effects(name)
-        spread = np.full(
-            n, float(np.average((effect - np.average(effect, weights=counts)) ** 2, weights=counts))
-        )
-        if name in given:
-            texts = np.broadcast_to(np.asarray(given[name]).astype(np.str_), (n,))
-            for i, level in enumerate(levels):
-                rows = texts == level
-                shares[rows] = np.eye(len(levels))[i]
-                spread[rows] = 0
-        return shares, spread
+    def _predict(
+        self, population: Population, given: Mapping[str, NDArray[Any]]
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        groups, weights = self._inputs.groups(population, given)
+        means = np.stack([process.mean(groups) for _, process in self.processes])
+        shares = np.array([share for share, _ in self.processes])
+        mean = shares @ means
+        best = self._best
+        variance = best.std(groups) ** 2 + best.noise_std**2 + shares @ (means - mean) ** 2
+        variance = variance + self._between(weights)
+        beyond = outside(groups, self._range)
+        return mean, np.sqrt(np.maximum(variance, 0)), beyond
 
-    def _level_effects(self, name: str) -> Floats:
-        """(levels,) posterior mean of each level's effect, in the unit of the metric."""
-        group = _group(name)
-        at = self.process.kernel.linear.index(group)
-        learnt = self.process.groups[group]
-        variance = np.exp(self.process.theta[at]) / learnt.shape[1]
-        effects = variance * _LEVEL_SCALE * (learnt.T @ self.process.weights)
-        return np.asarray(self.process.scale * effects)
+    @property
+    def _best(self) -> GP:
+        """The process of the greatest weight, whose uncertainty stands for all."""
+        return max(self.processes, key=lambda pair: pair[0])[1]
+
+    def _between(self, weights: Mapping[str, Floats]) -> Floats | float:
+        """(n,) the variance between the levels that a measurement may have."""
+        total: Floats | float = 0.0
+        for covariate in self.fitted.covariates:
+            group = next(iter(covariate.groups))
+            effects = self._best.scale * _LEVEL_SCALE * self._best.linear_weights(group)
+            share = weights[covariate.name]
+            total = total + share @ effects**2 - (share @ effects) ** 2
+        return total
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        process, held = self.process.state()
-        data = {
-            "features": self.features.state(),
+        inputs, arrays = self.fitted.state()
+        data: dict[str, Any] = {
+            "inputs": inputs,
             "metric": self.metric,
             "unit": self.unit,
-            "covariates": {k: list(v) for k, v in self.covariates.items()},
-            "process": process,
+            "processes": [],
         }
-        arrays = prefixed("range.", self.known) | prefixed("process.", held)
+        arrays = prefixed("inputs.", arrays)
+        for i, (share, process) in enumerate(self.processes):
+            inner, held = process.state()
+            data["processes"].append({"share": share, "process": inner})
+            arrays |= prefixed(f"process{i}.", held)
+        return data, arrays
+
+    @classmethod
+    def restore(
+        cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        inputs = _Inputs.restore(data["inputs"], under("inputs.", arrays))
+        groups = inputs.learnt()
+        processes = [
+            (each["share"], GP.restore(each["process"], under(f"process{i}.", arrays), groups))
+            for i, each in enumerate(data["processes"])
+        ]
+        return cls(inputs, processes, data["metric"], data["unit"], space)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What the processes see of an arch: features, covariates, and another predictor's output."""
+
+    features: Features
+    population: Population  # (n, genes) the archs learnt from, of `features.whole`
+    covariates: tuple[Covariate, ...]
+    given: dict[str, NDArray[np.str_]]  # covariate -> (n,) the level of each of these archs
+    prior: Predictor | None
+    prior_scale: tuple[float, float]  # offset and scale of its output
+
+    def on(self, space: Space) -> _Inputs:
+        prior = None if self.prior is None else self.prior.on(space)
+        return _Inputs(
+            self.features.on(space),
+            self.population,
+            self.covariates,
+            self.given,
+            prior,
+            self.prior_scale,
+        )
+
+    def groups(
+        self, population: Population, given: Mapping[str, ArrayLike]
+    ) -> tuple[Groups, dict[str, Floats]]:
+        """The groups of features, and (n, levels) weights of each covariate."""
+        groups = self.features(population)
+        weights = {}
+        for covariate in self.covariates:
+            weight = covariate.weights(given.get(covariate.name), len(population))
+            covariate.add(groups, weight)
+            weights[covariate.name] = weight
+        if self.prior is not None:
+            offset, scale = self.prior_scale
+            groups[PRIOR] = ((self.prior.predict(population).mean - offset) / scale)[:, None]
+        return groups, weights
+
+    def learnt(self) -> Groups:
+        """The groups of the archs learnt from."""
+        return self.groups(self.population, self.given)[0]
+
+    def more(self) -> dict[str, float]:
+        """The groups beside those of the features, with the centres of their variances."""
+        more = {k: v for covariate in self.covariates for k, v in covariate.groups.items()}
+        return more if self.prior is None else {**more, PRIOR: _PRIOR_CENTRE}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        data: dict[str, Any] = {
+            "space": space_to_dict(self.features.whole),
+            "covariates": [[c.name, c.levels, c.shares] for c in self.covariates],
+        }
+        arrays: dict[str, NDArray[Any]] = {"population": self.population}
+        arrays |= prefixed("given.", self.given)
         if self.prior is not None:
             inner, held = self.prior.state()
             data["prior"] = {"kind": self.prior.kind, "data": inner, "scale": self.prior_scale}
@@ -137,22 +254,19 @@ class Accuracy(Predictor):
         return data, arrays
 
     @classmethod
-    def restore(
-        cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Self:
-        prior = None
+    def restore(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> _Inputs:
+        space, prior, scale = space_from_dict(data["space"]), None, (0.0, 1.0)
         if "prior" in data:
-            kind = kind_of(data["prior"]["kind"])
-            prior = kind.restore(space, data["prior"]["data"], under("prior.", arrays))
+            told = data["prior"]
+            prior = kind_of(told["kind"]).restore(space, told["data"], under("prior.", arrays))
+            scale = tuple(told["scale"])
         return cls(
-            Features.restore(space, data["features"]),
-            under("range.", arrays),
-            data["covariates"],
-            GP.restore(data["process"], under("process.", arrays)),
-            data["metric"],
-            data["unit"],
+            Features.of(space, arrays["population"]),
+            arrays["population"],
+            tuple(Covariate(n, tuple(v), tuple(s)) for n, v, s in data["covariates"]),
+            under("given.", arrays),
             prior,
-            tuple(data["prior"]["scale"]) if prior else (0.0, 1.0),
+            scale,
         )
 
 
@@ -171,35 +285,20 @@ def fit_accuracy(
     fewer than 200, of five fits that each left out a fifth); the predictor returned has seen all.
     `covariates` are columns of the labels that hold the circumstances of a measurement (which
     part of the images it was taken on): each value is a level with an effect of its own. `prior`
-    is another predictor, of any unit, whose output is learnt from as a feature.
+    is another predictor, of any unit, whose output is one more feature.
 
     Raises:
-        InputError: too few labels, or all the same.
+        InputError: too few labels, all the same, or a covariate of too many levels.
     """
     _check(labels)
-    prior = None if prior is None else prior.on(labels.space)
-    levels = {name: _levels(labels, name) for name in covariates}
-    rng = np.random.default_rng(seed)
-    n = len(labels)
-    order = rng.permutation(n)
-    if n < _FOLDS_BELOW:
-        parts = [order[i::5] for i in range(min(5, n))]
-    else:
-        parts = [order[: max(1, round(n * test_fraction))]]
-    means, stds, values = [], [], []
-    for part in parts:
-        train = labels.take(np.setdiff1d(order, part))
-        given = {name: labels.columns[name][part] for name in levels}
-        predicted = _fit(train, levels, unit, prior).predict(labels.population[part], **given)
-        assert predicted.std is not None
-        means.append(predicted.mean)
-        stds.append(predicted.std)
-        values.append(labels.values[part])
-    whole = _fit(labels, levels, unit, prior)
-    whole.report = held_out(
-        np.concatenate(means), np.concatenate(stds), np.concatenate(values), n - len(parts[0])
-    )
-    return whole
+    for name in covariates:
+        _covariate(labels, name)
+    hint = None if prior is None else prior.on(labels.space)
+
+    def fit(part: Labels) -> Accuracy:
+        return _fit(part, covariates, hint, unit)
+
+    return cross_validated(fit, labels, covariates, test_fraction, seed)
 
 
 def likely_covariates(labels: Labels) -> tuple[str, ...]:
@@ -217,7 +316,7 @@ def likely_covariates(labels: Labels) -> tuple[str, ...]:
 def _is_word(cell: str) -> bool:
     try:
         return float(cell).is_integer()
-    except ValueError:
+    except (ValueError, OverflowError):
         return bool(cell.strip())
 
 
@@ -234,57 +333,53 @@ def _check(labels: Labels) -> None:
         )
 
 
-def _levels(labels: Labels, name: str) -> tuple[str, ...]:
+def _covariate(labels: Labels, name: str) -> Covariate:
     if name not in labels.columns:
         raise InputError(
             f"covariate {name!r} is not a column of the records;"
             f" there are {choices(labels.columns) or 'no others'}"
         )
-    levels = tuple(sorted({str(text) for text in labels.columns[name]}))
+    levels, counts = np.unique(labels.columns[name], return_counts=True)
     if len(levels) > max(2, len(labels) // 2):
         raise InputError(
             f"covariate {name!r} has {len(levels)} levels for {len(labels)} records; a covariate is"
             " a column of few different values"
         )
-    return levels
+    return Covariate(name, tuple(levels.tolist()), tuple((counts / counts.sum()).tolist()))
 
 
-def _group(covariate: str) -> str:
-    return f"covariate {covariate}"
-
-
-def _groups(train: Labels, levels: Mapping[str, tuple[str, ...]]) -> Groups:
-    groups = Features.of(train.space, train.population)(train.population)
-    for name, known in levels.items():
-        groups[_group(name)] = _LEVEL_SCALE * (
-            train.columns[name][:, None] == np.array(known)
-        ).astype(float)
-    return groups
-
-
-def _fit(
-    labels: Labels, levels: Mapping[str, tuple[str, ...]], unit: str, prior: Predictor | None
-) -> Accuracy:
-    """With the candidate of least leave-one-out error."""
-    groups = _groups(labels, levels)
-    more, scale = tuple(_group(name) for name in levels), (0.0, 1.0)
+def _fit(labels: Labels, covariates: Sequence[str], prior: Predictor | None, unit: str) -> Accuracy:
+    scale = (0.0, 1.0)
     if prior is not None:
         told = prior.predict(labels.population).mean
         scale = float(told.mean()), float(told.std()) or 1.0
-        groups[PRIOR] = _prior_group(prior, scale, labels.population)
-        more += (PRIOR,)
-    best: tuple[float, GP] | None = None
+    inputs = _Inputs(
+        Features.of(labels.space, labels.population),
+        labels.population,
+        tuple(_covariate(labels, name) for name in covariates),
+        {name: labels.columns[name] for name in covariates},
+        prior,
+        scale,
+    )
+    groups = inputs.learnt()
+    processes = []
     for candidate in CANDIDATES.values():
-        kernel = Kernel((*candidate.linear, *more), candidate.smooth)
-        process = gp.fit(kernel, groups, labels.values)
-        error = float(np.mean((process.leave_one_out()[0] - labels.values) ** 2))
-        if best is None or error < best[0]:
-            best = error, process
-    assert best is not None
-    features = Features.of(labels.space, labels.population)
-    return Accuracy(features, range_of(groups), levels, best[1], labels.metric, unit, prior, scale)
+        kernel = candidate.with_linear(inputs.more())
+        processes.append(gp.fit(kernel, groups, labels.values, subset=_SUBSET, refine=0))
+    weighed = zip(_weights(processes), processes, strict=True)
+    kept = [(share, process) for share, process in weighed if share > 0]
+    return Accuracy(inputs, kept, labels.metric, unit, labels.space)
 
 
-def _prior_group(prior: Predictor, scale: tuple[float, float], population: Population) -> Floats:
-    """(n, 1) the prior's output as a feature."""
-    return ((prior.predict(population).mean - scale[0]) / scale[1])[:, None]
+def _weights(processes: Sequence[GP]) -> Floats:
+    """Weights by the likelihood of each record given all others (pseudo-BMA; Yao et al., Bayesian
+    Analysis 13, 2018, section 2), tempered, for the records' errors are alike."""
+    scores = []
+    for process in processes:
+        mean, std = process.leave_one_out()
+        standard = (process.targets - mean) / std
+        scores.append(float(-np.sum(0.5 * standard**2 + np.log(std))))
+    weights = np.exp(_TEMPER * (np.array(scores) - max(scores)))
+    weights /= weights.sum()
+    weights[weights < _LEAST_WEIGHT] = 0
+    return np.asarray(weights / weights.sum())

@@ -10,10 +10,10 @@ import json
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,10 @@ from onceforall import files
 from onceforall.errors import InputError, choices
 from onceforall.space import Population, Space, Stage
 
+if TYPE_CHECKING:
+    from onceforall.records import Labels
+
+P = TypeVar("P", bound="Predictor")
 Floats = NDArray[np.float64]
 
 FORMAT = "onceforall.predictor"
@@ -251,4 +255,37 @@ def held_out(mean: Floats, std: Floats | None, values: Floats, n_train: int) -> 
     )
 
 
+def cross_validated(
+    fit: Callable[[Labels], P],
+    labels: Labels,
+    covariates: Sequence[str],
+    test_fraction: float,
+    seed: int,
+) -> P:
+    """What `fit` makes of all labels, with the error of what it makes of a part in `report`.
+
+    Held out is a random `test_fraction`; with fewer than 200 labels, each fifth in turn.
+    """
+    n = len(labels)
+    order = np.random.default_rng(seed).permutation(n)
+    if n < FOLDS_BELOW:
+        parts = [order[i :: min(5, n)] for i in range(min(5, n))]
+    else:
+        parts = [order[: min(n - 1, max(1, round(n * test_fraction)))]]
+    means, stds, values = [], [], []
+    for part in parts:
+        rest = np.setdiff1d(np.arange(n), part)
+        given = {name: labels.columns[name][part] for name in covariates}
+        predicted = fit(labels.take(rest)).predict(labels.population[part], **given)
+        means.append(predicted.mean)
+        stds.append(np.full(len(part), np.nan) if predicted.std is None else predicted.std)
+        values.append(labels.values[part])
+    whole = fit(labels)
+    whole.report = held_out(
+        np.concatenate(means), np.concatenate(stds), np.concatenate(values), n - len(parts[0])
+    )
+    return whole
+
+
+FOLDS_BELOW = 200  # labels
 NORMAL_90 = 1.6448536  # half of the normal distribution's 90% interval, standard deviations

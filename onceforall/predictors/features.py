@@ -8,7 +8,7 @@ scale does not depend on which few records there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.errors import InputError
-from onceforall.predictors.base import check_part, space_from_dict, space_to_dict
+from onceforall.predictors.base import check_part
 from onceforall.predictors.physics import Terms
 from onceforall.space import Population, Space
 
@@ -116,13 +116,9 @@ class Features:
         learnt = np.unique(population[:, 0])
         return cls(space, space, tuple(space.resolution[i] for i in learnt))
 
-    def state(self) -> dict[str, Any]:
-        """Plain data that `restore` makes these features from again, for any part of the space."""
-        return {"whole": space_to_dict(self.whole), "resolutions": list(self.resolutions)}
-
-    @classmethod
-    def restore(cls, space: Space, data: Mapping[str, Any]) -> Features:
-        return cls(space_from_dict(data["whole"]), space, tuple(data["resolutions"]))
+    def on(self, space: Space) -> Features:
+        """The same features for populations of a part of the space, at any resolutions."""
+        return replace(self, space=space)
 
     @cached_property
     def _same(self) -> bool:

@@ -10,20 +10,23 @@ keeps few records from over-fitting them. This file knows arrays, no archs and n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, eigh
 from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 Groups = Mapping[str, Floats]  # name -> (n, features)
 
 _JITTER = 1e-8  # of the labels' variance, added to the diagonal
-_PRIOR_WIDTH = 2.0  # of the logarithms of variances and lengths
-_CHUNK = 2048  # rows at a time in prediction
+_PRIOR_WIDTH = 1.5  # of the logarithms of variances and lengths
+_MEAN_PIVOTS, _STD_PIVOTS = 2000, 192  # records that stand for all in prediction
+_CHUNK = 1024  # rows at a time in prediction: what is computed between stays in the cache
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,24 @@ class Kernel:
     """Which groups of features have a linear kernel, and which share a squared-exponential one.
 
     In `smooth` each entry is one kernel: a tuple of parts, each with a length of its own; a part is
-    a tuple of groups.
+    a tuple of groups. The centres are what is thought likely before any target is seen: logarithms
+    of the variances of the linear groups, of a smooth kernel's variance and lengths, of the noise's
+    variance; the targets' variance is 1.
     """
 
     linear: tuple[str, ...]
     smooth: tuple[tuple[tuple[str, ...], ...], ...] = ()
-    smooth_start: float = -1.0  # logarithm of the variance to start from, and the prior's centre
+    centres: tuple[float, ...] = ()  # one a linear group; none: -1 for each
+    smooth_centre: tuple[float, float] = (1.5, 1.3)
+    noise_centre: float = -4.7
+
+    def with_linear(self, centres: Mapping[str, float]) -> Kernel:
+        """With more linear groups, by name."""
+        return replace(
+            self,
+            linear=(*self.linear, *centres),
+            centres=(*self._centres, *centres.values()),
+        )
 
     def present(self, groups: Groups) -> Kernel:
         """Without the groups that are not there."""
@@ -46,12 +61,24 @@ class Kernel:
             kept = tuple(part for part in kept if part)
             if kept:
                 smooth.append(kept)
-        return Kernel(tuple(g for g in self.linear if g in groups), tuple(smooth))
+        pairs = [p for p in zip(self.linear, self._centres, strict=True) if p[0] in groups]
+        return replace(
+            self,
+            linear=tuple(name for name, _ in pairs),
+            centres=tuple(centre for _, centre in pairs),
+            smooth=tuple(smooth),
+        )
 
     @property
-    def size(self) -> int:
-        """Number of parameters, the noise included."""
-        return len(self.linear) + sum(1 + len(parts) for parts in self.smooth) + 1
+    def _centres(self) -> tuple[float, ...]:
+        return self.centres or (-1.0,) * len(self.linear)
+
+    def prior_mean(self) -> Floats:
+        """The centres of all parameters, in the order of `GP.theta`."""
+        theta = list(self._centres)
+        for parts in self.smooth:
+            theta += [self.smooth_centre[0], *[self.smooth_centre[1]] * len(parts)]
+        return np.array([*theta, self.noise_centre])
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,29 +127,107 @@ class GP:
             total += np.exp(variance - 0.5 * _squared(x, y))
         return total
 
-    def variance(self, groups: Groups) -> Floats:
-        """(n,) prior variance of the latent function."""
-        linear, smooth, _ = _unpack(self.kernel, self.theta)
-        total = np.full(len(next(iter(groups.values()))), sum(np.exp(v) for v, _ in smooth))
-        for value, name in zip(linear, self.kernel.linear, strict=True):
-            total += np.exp(value) * (groups[name] ** 2).mean(1)
-        return total
-
     def predict(self, groups: Groups) -> tuple[Floats, Floats]:
-        """(n,) mean, and standard deviation of the latent function (no noise), of the targets."""
+        """(n,) mean, and standard deviation of the latent function (no noise), of the targets.
+
+        With many records some of them stand for all (`_pivots`), in single precision.
+        """
+        return self.mean(groups), self.std(groups)
+
+    def mean(self, groups: Groups) -> Floats:
+        """(n,) the mean alone."""
         n = len(next(iter(groups.values())))
-        mean, std = np.empty(n), np.empty(n)
+        linear, smooth = self._compact
+        total = np.zeros(n)
+        for name, weights in linear.items():
+            total += groups[name] @ weights
         for start in range(0, n, _CHUNK):
-            part = {k: v[start : start + _CHUNK] for k, v in groups.items()}
-            cross = self.covariance(part, self.groups)
-            mean[start : start + _CHUNK] = cross @ self.weights
-            solved = solve_triangular(self._factor, cross.T, lower=True)
-            left = self.variance(part) - (solved**2).sum(0)
-            std[start : start + _CHUNK] = np.sqrt(np.maximum(left, 0))
-        return self.offset + self.scale * mean, self.scale * std
+            rows = slice(start, start + _CHUNK)
+            for scale, centres, weights in smooth:
+                total[rows] += np.exp(scale.left(groups, rows) @ centres) @ weights
+        return self.offset + self.scale * total
+
+    def std(self, groups: Groups) -> Floats:
+        """(n,) the standard deviation alone."""
+        n = len(next(iter(groups.values())))
+        roots, linear, smooth, half = self._explained
+        _, terms, _ = _unpack(self.kernel, self.theta)
+        out = np.full(n, sum(np.exp(variance) for variance, _ in terms))
+        for start in range(0, n, _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            x = np.empty((len(out[rows]), len(linear)), np.float32)
+            at = 0
+            for name, root in roots.items():
+                values = groups[name][rows]
+                to = at + values.shape[1]
+                np.multiply(values, root, out=x[:, at:to], casting="unsafe")
+                at = to
+            cross = x @ linear
+            for scale, centres, variance in smooth:
+                cross += variance * np.exp(scale.left(groups, rows) @ centres)
+            out[rows] += np.einsum("ij,ij->i", x, x)
+            cross = cross @ half
+            out[rows] -= np.einsum("ij,ij->i", cross, cross)
+        return self.scale * np.sqrt(np.maximum(out, 0))
+
+    def linear_weights(self, name: str) -> Floats:
+        """(features,) of a group with a linear kernel, in units of `scale`."""
+        variance = np.exp(self.theta[self.kernel.linear.index(name)])
+        x = self.groups[name]
+        return np.asarray(variance / x.shape[1] * (x.T @ self.weights))
+
+    @cached_property
+    def _compact(self) -> tuple[dict[str, Floats], list[tuple[_Scaling, Singles, Singles]]]:
+        """The mean as weights of the linear groups and, for each smooth kernel, as weights of
+        some records: those that reproduce its share in the mean at all records best."""
+        linear = {name: self.linear_weights(name) for name in self.kernel.linear}
+        _, terms, _ = _unpack(self.kernel, self.theta)
+        smooth = []
+        for (variance, lengths), parts in zip(terms, self.kernel.smooth, strict=True):
+            scale = _Scaling(parts, lengths)
+            exponent = scale.left(self.groups) @ scale.right(self.groups)
+            covariance = np.exp(variance + exponent.astype(float))
+            rows = _pivots(covariance, _MEAN_PIVOTS)
+            weights: Floats = self.weights
+            if len(rows) < len(covariance):
+                wanted = covariance @ self.weights
+                weights = np.linalg.lstsq(covariance[:, rows], wanted, rcond=1e-7)[0]
+            singles = (np.exp(variance) * weights).astype(np.float32)
+            smooth.append((scale, scale.right(self.groups)[:, rows], singles))
+        return linear, smooth
+
+    @cached_property
+    def _explained(
+        self,
+    ) -> tuple[dict[str, float], Singles, list[tuple[_Scaling, Singles, np.float32]], Singles]:
+        """Records z and a matrix H with which the variance is k(x, x) - |k(x, z) H|^2: exact where
+        all records are taken, else that of Titsias, AISTATS 2009, equation 6, which is not too
+        small. Given as what k(x, z) is computed from, and H."""
+        whole = self.covariance(self.groups, self.groups)
+        rows = _pivots(whole, _STD_PIVOTS)
+        some = whole[:, rows]
+        prior = some[rows]
+        prior[np.diag_indices_from(prior)] += 1e-8 * np.trace(prior) / len(prior)
+        noise = np.broadcast_to(_noise(self.noise, self.inflation), (len(whole),))
+        posterior = prior + some.T @ (some / noise[:, None])
+        known = np.linalg.inv(prior) - np.linalg.inv(posterior)
+        values, vectors = eigh((known + known.T) / 2)
+        half = vectors * np.sqrt(np.maximum(values, 0))
+        variances, terms, _ = _unpack(self.kernel, self.theta)
+        roots = {
+            name: float(np.sqrt(np.exp(v) / self.groups[name].shape[1]))
+            for name, v in zip(self.kernel.linear, variances, strict=True)
+        }
+        linear = np.hstack([root * self.groups[name][rows] for name, root in roots.items()]).T
+        smooth = []
+        for (variance, lengths), parts in zip(terms, self.kernel.smooth, strict=True):
+            scale = _Scaling(parts, lengths)
+            smooth.append((scale, scale.right(self.groups)[:, rows], np.float32(np.exp(variance))))
+        return roots, linear.astype(np.float32), smooth, half.astype(np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Plain data and arrays that `restore` makes the process from again."""
+        """Plain data and arrays that `restore` makes the process from again, with the groups of
+        the records."""
         data = {
             "linear": self.kernel.linear,
             "smooth": self.kernel.smooth,
@@ -132,16 +237,18 @@ class GP:
         arrays: dict[str, NDArray[Any]] = {"theta": self.theta, "targets": self.targets}
         if self.inflation is not None:
             arrays["inflation"] = self.inflation
-        return data, arrays | {f"group.{k}": v for k, v in self.groups.items()}
+        return data, arrays
 
     @classmethod
-    def restore(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> GP:
+    def restore(
+        cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], groups: Groups
+    ) -> GP:
         smooth = tuple(tuple(tuple(part) for part in parts) for parts in data["smooth"])
-        prefix = "group."
+        kernel = Kernel(tuple(data["linear"]), smooth)
         return cls(
-            Kernel(tuple(data["linear"]), smooth),
+            kernel,
             arrays["theta"],
-            {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
+            {name: groups[name] for name in _names(kernel)},
             arrays["targets"],
             data["offset"],
             data["scale"],
@@ -189,7 +296,7 @@ def fit(
     kernel = kernel.present(groups)
     used = {name: groups[name] for name in _names(kernel)}
     standard = (targets - offset) / scale
-    theta = prior_mean(kernel) if start is None else start
+    theta = kernel.prior_mean() if start is None else start
     n = len(targets)
     if n > subset:
         rng = rng or np.random.default_rng(0)
@@ -202,14 +309,6 @@ def fit(
     if iterations:
         theta = _maximise(kernel, used, standard, inflation, theta, iterations)
     return GP(kernel, theta, used, targets, offset, scale, inflation)
-
-
-def prior_mean(kernel: Kernel) -> Floats:
-    """Logarithms of the parameters that are thought likely before any target is seen."""
-    theta = [-1.0] * len(kernel.linear)
-    for parts in kernel.smooth:
-        theta += [kernel.smooth_start, *[np.log(3.0)] * len(parts)]
-    return np.array([*theta, -3.0])
 
 
 def _noise(variance: float, inflation: Floats | None) -> Floats | float:
@@ -238,7 +337,50 @@ def _part(groups: Groups, part: Sequence[str], length: float) -> Floats:
     return joined * (np.exp(-length) / np.sqrt(joined.shape[1]))
 
 
-def _squared(x: Floats, y: Floats) -> Floats:
+@dataclass(frozen=True, eq=False)
+class _Scaling:
+    """The features of a smooth kernel, in lengths."""
+
+    parts: tuple[tuple[str, ...], ...]
+    lengths: Floats
+
+    def left(self, groups: Groups, rows: slice = slice(None)) -> Singles:
+        """(n, d + 2), whose product with `right` is -1/2 of the squared distances."""
+        x = self._scaled(groups, rows)
+        half = -0.5 * np.einsum("ij,ij->i", x, x)
+        return np.column_stack([x, half, np.ones_like(half)])
+
+    def right(self, groups: Groups) -> Singles:
+        """(d + 2, n)"""
+        x = self._scaled(groups, slice(None))
+        half = -0.5 * np.einsum("ij,ij->i", x, x)
+        return np.ascontiguousarray(np.column_stack([x, np.ones_like(half), half]).T)
+
+    def _scaled(self, groups: Groups, rows: slice) -> Singles:
+        some = {name: groups[name][rows] for part in self.parts for name in part}
+        scaled = [_part(some, p, w) for p, w in zip(self.parts, self.lengths, strict=True)]
+        return np.hstack(scaled).astype(np.float32)
+
+
+def _pivots(covariance: Floats, most: int) -> NDArray[np.intp]:
+    """Rows that together explain the others best: all, or those of a pivoted Cholesky factor."""
+    n = len(covariance)
+    if n <= most:
+        return np.arange(n)
+    left = np.diag(covariance).copy()
+    factor = np.zeros((most, n))
+    rows = np.empty(most, np.intp)
+    for i in range(most):
+        rows[i] = row = int(left.argmax())
+        if left[row] < 1e-10:
+            return rows[:i]
+        factor[i] = (covariance[row] - factor[:i, row] @ factor[:i]) / np.sqrt(left[row])
+        left = np.maximum(left - factor[i] ** 2, 0)
+        left[rows[: i + 1]] = 0
+    return rows
+
+
+def _squared(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """(n, m) squared distances."""
     distance = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * (x @ y.T)
     return np.maximum(distance, 0)
@@ -258,7 +400,7 @@ def _maximise(
     distances = []
     for parts in kernel.smooth:
         distances.append([_squared(p, p) for p in (_part(groups, part, 0.0) for part in parts)])
-    centre = prior_mean(kernel)
+    centre = kernel.prior_mean()
 
     def loss(theta: Floats) -> tuple[float, Floats]:
         variances, smooth, noise = _unpack(kernel, theta)

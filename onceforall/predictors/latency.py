@@ -22,12 +22,14 @@ from onceforall.predictors.base import (
     Floats,
     Prediction,
     Predictor,
-    held_out,
+    cross_validated,
     prefixed,
+    space_from_dict,
+    space_to_dict,
     under,
 )
 from onceforall.predictors.drift import Drift
-from onceforall.predictors.features import Features, Groups, Range, outside, range_of
+from onceforall.predictors.features import Features, Groups, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
 from onceforall.predictors.physics import Physics, Terms
 from onceforall.records import Labels
@@ -37,13 +39,16 @@ ORDER = "order"  # the covariate and column that says when a record was measured
 SLOPES = "physics"  # the group of the physical parameters: the process may move them
 SUMS = ("depth", "kernel", "expand", "width", "stage_macs")
 KERNEL = Kernel(
-    ("blocks", SLOPES), ((("size", "resolution"),), (("size", "resolution", *SUMS),)), -2.0
+    ("blocks", SLOPES),
+    ((("size", "resolution"),), (("size", "resolution", *SUMS),)),
+    centres=(-1.0, -1.0),
+    smooth_centre=(-1.0, 1.1),
+    noise_centre=-3.0,
 )
 LEAST_RECORDS = 3
 _PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
 _SOURCE_AT_MOST = 600
 _ROUNDS = 3  # of Student-t weights in the process
-_FOLDS_BELOW = 200
 
 
 class Latency(Predictor):
@@ -54,7 +59,7 @@ class Latency(Predictor):
     def __init__(
         self,
         features: Features,
-        known: Range,
+        population: Population,
         law: Physics,
         process: GP | None,
         spread: float,
@@ -64,13 +69,14 @@ class Latency(Predictor):
         sources: Sequence[Latency] = (),
         drift: Drift | None = None,
     ) -> None:
-        """`known` is the range of the archs learnt from; `spread` the relative standard deviation
-        of a measurement, with what is not known where there is no process; `starting`, 0 to 1,
-        how much starting operations weighs against computing."""
+        """`population` are the archs learnt from, of `features.whole`; `spread` is the relative
+        standard deviation of a measurement, with what is not known where there is no process;
+        `starting`, 0 to 1, how much starting operations weighs against computing."""
         self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
-        self.features, self.known = features, known
+        self.features, self.population = features, population
         self.law, self.process, self.spread, self.starting = law, process, spread, starting
         self.sources, self.drift = tuple(sources), drift
+        self._range = range_of(replace(features, space=features.whole)(population))
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
@@ -88,7 +94,7 @@ class Latency(Predictor):
             assert self.drift is not None
             log_mean = log_mean + self.drift(_times(value, len(log_mean)))
         mean = np.exp(log_mean)
-        beyond = outside(self.features(population), self.known)
+        beyond = outside(self.features(population), self._range)
         return Prediction(mean, mean * log_std, beyond)
 
     def log_latency(self, population: Population) -> tuple[Floats, Floats]:
@@ -106,9 +112,7 @@ class Latency(Predictor):
 
     def terms(self, population: Population) -> Terms:
         """What takes time here: of physics, or of the sources."""
-        if not self.sources:
-            return self.features.physics(population)
-        return mixture(self.sources, population)
+        return _terms(self.features, self.sources, population)
 
     def parts(self, population: Population) -> tuple[Floats, Floats]:
         """(n,) logarithms of the time for starting and for computing; what the process adds is
@@ -120,7 +124,7 @@ class Latency(Predictor):
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         data: dict[str, Any] = {
-            "features": self.features.state(),
+            "space": space_to_dict(self.features.whole),
             "metric": self.metric,
             "unit": self.unit,
             "spread": self.spread,
@@ -128,7 +132,7 @@ class Latency(Predictor):
             "process": None,
             "sources": [],
         }
-        arrays = prefixed("range.", self.known)
+        arrays: dict[str, NDArray[Any]] = {"population": self.population}
         arrays |= {"means": self.law.means, "theta": self.law.theta}
         if self.drift is not None:
             arrays |= {"drift.order": self.drift.order, "drift.levels": self.drift.levels}
@@ -145,24 +149,33 @@ class Latency(Predictor):
     def restore(
         cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> Self:
+        whole = space_from_dict(data["space"])
+        population = arrays["population"]
+        features = Features.of(whole, population)
+        law = Physics(arrays["means"], arrays["theta"])
+        held = [(inner, under(f"source{i}.", arrays)) for i, inner in enumerate(data["sources"])]
         process = None
         if data["process"] is not None:
-            process = GP.restore(data["process"], under("process.", arrays))
+            groups = features(population)
+            sources = [cls.restore(whole, *source) for source in held]
+            groups[SLOPES] = law.slopes(_terms(features, sources, population))
+            process = GP.restore(data["process"], under("process.", arrays), groups)
         return cls(
-            Features.restore(space, data["features"]),
-            under("range.", arrays),
-            Physics(arrays["means"], arrays["theta"]),
+            features.on(space),
+            population,
+            law,
             process,
             data["spread"],
             data["starting"],
             data["metric"],
             data["unit"],
-            [
-                cls.restore(space, inner, under(f"source{i}.", arrays))
-                for i, inner in enumerate(data["sources"])
-            ],
+            [cls.restore(space, *source) for source in held],
             Drift(**under("drift.", arrays)) if "drift.order" in arrays else None,
         )
+
+
+def _terms(features: Features, sources: Sequence[Latency], population: Population) -> Terms:
+    return mixture(sources, population) if sources else features.physics(population)
 
 
 def mixture(sources: Sequence[Latency], population: Population) -> Terms:
@@ -203,26 +216,8 @@ def fit_latency(
         _fit(_at_most(source, _SOURCE_AT_MOST, rng), (), unit).on(labels.space)
         for source in sources
     ]
-    n = len(labels)
-    order = rng.permutation(n)
-    folds = min(5, n) if n < _FOLDS_BELOW else 1
-    parts = [order[i::folds] for i in range(folds)]
-    if folds == 1:
-        parts = [order[: max(1, round(n * test_fraction))]]
     timed = replace(labels, columns={**labels.columns, ORDER: _order(labels).astype(np.str_)})
-    means, stds, values = [], [], []
-    for part in parts:
-        train = timed.take(np.setdiff1d(np.arange(n), part))
-        predicted = _fit(train, others, unit).predict(labels.population[part])
-        assert predicted.std is not None
-        means.append(predicted.mean)
-        stds.append(predicted.std)
-        values.append(labels.values[part])
-    whole = _fit(timed, others, unit)
-    whole.report = held_out(
-        np.concatenate(means), np.concatenate(stds), np.concatenate(values), n - len(parts[0])
-    )
-    return whole
+    return cross_validated(lambda part: _fit(part, others, unit), timed, (), test_fraction, seed)
 
 
 def _order(labels: Labels) -> Floats:
@@ -261,8 +256,7 @@ def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:
 def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     features = Features.of(labels.space, labels.population)
     groups = features(labels.population)
-    known = range_of(groups)
-    terms = mixture(sources, labels.population) if sources else features.physics(labels.population)
+    terms = _terms(features, sources, labels.population)
     targets = np.log(labels.values)
     law, process, spread = _learn(terms, groups, targets)
     when = _order(labels)
@@ -273,7 +267,7 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     starting = law.starting(terms)
     return Latency(
         features,
-        known,
+        labels.population,
         law,
         process,
         spread,
