@@ -57,7 +57,7 @@ def not_additive(population: Population) -> np.ndarray:
     return gain(population) - 0.02 * gain(population) * peak(population) + latency(population)
 
 
-@pytest.mark.parametrize("method", ["evolution", "exact"])
+@pytest.mark.parametrize("method", ["evolution", "guided", "exact"])
 @pytest.mark.parametrize("quantile", [0.05, 0.4, 0.8])
 def test_the_best_of_all_archs(method, quantile, everything):
     gain, latency, peak = tables(SPACE)
@@ -87,7 +87,7 @@ def test_exact_with_bounds_on_a_maximum(bounds, everything):
     assert result.value == pytest.approx(gain(everything)[inside].max(), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["evolution"])
+@pytest.mark.parametrize("method", ["evolution", "guided"])
 def test_any_objective_and_any_limit(method, everything):
     latency = tables(SPACE)[1]
 
@@ -107,7 +107,7 @@ def test_any_objective_and_any_limit(method, everything):
     assert result.candidates[0].arch == result.arch
 
 
-@pytest.mark.parametrize("method", ["evolution"])
+@pytest.mark.parametrize("method", ["evolution", "guided"])
 def test_each_arch_is_evaluated_once_and_no_more_than_allowed(method):
     _, latency, _ = tables(LARGE)
     seen: list[bytes] = []

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onceforall.errors import InputError, choices
-from onceforall.search import evolution, exact, feasibility
+from onceforall.search import evolution, exact, feasibility, guided
+from onceforall.search.fronts import nondominated, pareto
 from onceforall.search.problem import (
     Archive,
     Candidate,
@@ -29,6 +30,8 @@ from onceforall.tables import Table
 
 __all__ = [
     "search",
+    "pareto",
+    "nondominated",
     "Candidate",
     "Certificate",
     "Infeasible",
@@ -38,7 +41,7 @@ __all__ = [
 ]
 
 EVALUATIONS = 20_000  # where neither evaluations nor seconds are given
-METHODS = {"evolution": evolution.run}
+METHODS = {"evolution": evolution.run, "guided": guided.run}
 
 
 def search(
@@ -59,7 +62,8 @@ def search(
         evaluations: how many archs the objective may be asked for; 20,000 where neither this nor
             `seconds` is given.
         seconds: stop after this time. Without it, the result depends on the seed alone.
-        method: "evolution", "exact", or "auto": exact where objective and limits are tables.
+        method: "guided", "evolution", "exact", or "auto": exact where objective and limits are
+            tables, otherwise guided, which is better than evolution for the same evaluations.
         top: how many candidates to return.
 
     Raises:
@@ -88,7 +92,7 @@ def search(
         method = "exact"
         certificate = _exactly(problem, objective, deadline)
     else:
-        method = "evolution" if method == "auto" else method
+        method = "guided" if method == "auto" else method
         METHODS[method](problem, rng)
     best = problem.candidate(problem.best)
     return Result(
