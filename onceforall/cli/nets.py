@@ -13,6 +13,7 @@ from onceforall.errors import InputError, choices
 if TYPE_CHECKING:
     from torch import nn
 
+    from onceforall.families import Family
     from onceforall.formats import StaticNetwork
     from onceforall.images import FileImages, Images, Normalisation
 
@@ -77,6 +78,21 @@ def _of_family(net: str) -> StaticNetwork:
     else:
         raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
     return formats.StaticNetwork(family, arch)
+
+
+def family_named(name: str) -> Family:
+    """The family of that name, or the one of a training run's folder.
+
+    Raises:
+        InputError: no such family, or the folder holds no finished run.
+    """
+    from onceforall import checkpoint, families
+    from onceforall.weights import family_of
+
+    if not Path(name).is_dir():
+        return families.get(name)
+    path = Path(name) / "supernet.safetensors"
+    return family_of(checkpoint.describe(path), path)
 
 
 def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Sequential:

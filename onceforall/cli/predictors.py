@@ -32,7 +32,7 @@ Records = Annotated[
     ),
 ]
 SpaceName = Annotated[
-    str, typer.Option("--space", metavar="S", help="The family the archs are of.")
+    str, typer.Option("--space", metavar="S", help="The family the archs are of, or a run's folder.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="P", help="The predictor's file to write.")]
 Metric = Annotated[str, typer.Option("--metric", metavar="COLUMN", help="The column to predict.")]
@@ -203,9 +203,9 @@ def _check(test_fraction: float) -> None:
 
 
 def _space(name: str) -> Space:
-    from onceforall import families
+    from onceforall.cli.nets import family_named
 
-    return families.get(name).space
+    return family_named(name).space
 
 
 def _labels(path: Path, space: Space, metric: str, device: str, *, positive: bool) -> Labels:
