@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit, table
+from onceforall.cli.nets import describe
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def convert(
         typer.Argument(
             metavar="SRC",
             help="A network (net.config or its folder, MMRazor YAML, arch dictionary, arch as text"
-            " or JSON, published id) or weights (of the authors, of MMRazor, or a checkpoint).",
+            " or JSON, published id, FAMILY:largest) or weights (of the authors, of MMRazor, or a"
+            " checkpoint).",
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The file, or for official the folder, to write.")],
@@ -132,7 +134,6 @@ def _described(
 ) -> tuple[StaticNetwork, Path | None]:
     """The network, and the file of its weights where SRC is that file or its folder has one."""
     from onceforall import formats
-    from onceforall import zoo as published
     from onceforall.formats.networks import is_checkpoint
     from onceforall.formats.tensors import is_torch_file
 
@@ -151,12 +152,7 @@ def _described(
             return network, path
         init = path / "init"
         return network, init if path.is_dir() and init.is_file() else None
-    entry = published.find(source)
-    if entry is not None:
-        return published.network(entry), None
-    if "@" in source and ":" in source:
-        return formats.from_text(source), None
-    raise InputError(f"{source}: no such file, and no published network")
+    return describe(source, resolution), None
 
 
 def _write_arch(source: str, network: StaticNetwork, out: Path, to: str) -> list[Path]:
