@@ -24,7 +24,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-from onceforall.cli import networks, predictors, records, specialize, training, zoo  # noqa: E402
+from onceforall.cli import (  # noqa: E402
+    networks,
+    predictors,
+    records,
+    search,
+    specialize,
+    training,
+    zoo,
+)
 
 app.command()(specialize.demo)
 app.command()(networks.info)
@@ -38,6 +46,7 @@ app.command()(zoo.zoo)
 app.command()(zoo.convert)
 app.add_typer(predictors.fit)
 app.command()(predictors.predict)
+app.command()(search.search)
 
 STOPPED = 130  # the status of a program that Ctrl-C ended
 

@@ -1,0 +1,386 @@
+"""The command `search`: the best arch within limits, or a front of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onceforall.cli.common import Json, emit, table
+from onceforall.cli.units import quantity
+from onceforall.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from onceforall.predictors import Predictor
+    from onceforall.search import Candidate, Limit, Objective, Result
+    from onceforall.space import Arch, Space
+
+COSTS = ("macs", "params", "peak_activation_bytes")
+POINTS = 8  # budgets of a front that has only its largest one
+
+
+def search(
+    accuracy: Annotated[
+        Path,
+        typer.Option(
+            metavar="P",
+            help="What to maximise: a predictor's file (as `fit` writes it, or a published one).",
+            show_default=False,
+        ),
+    ],
+    space: Annotated[
+        str,
+        typer.Option(
+            metavar="S",
+            help="The family to search, or a training run's folder; the predictor's own where"
+            " nothing is given.",
+            show_default=False,
+        ),
+    ] = "",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=[P:]VALUE",
+            help="A limit; may be given more than once. macs, params and peak_activation_bytes"
+            " are computed, any other quantity needs a predictor or a table P. VALUE is a largest"
+            " value (300M, 20ms, 1.5MiB) or a range (18ms..20ms, 18ms..). With --pareto, several"
+            " values (15ms,20ms,25ms) are budgets of a front.",
+            show_default=False,
+        ),
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="A front over budgets in place of one arch.")
+    ] = False,
+    resolutions: Annotated[
+        str, typer.Option(metavar="R,...", help="Only these resolutions.", show_default=False)
+    ] = "",
+    risk: Annotated[
+        float,
+        typer.Option(
+            help="Search on the predicted mean minus this many standard deviations, where the"
+            " predictor knows them; 0: on the plain mean."
+        ),
+    ] = 1.0,
+    second: Annotated[
+        Path | None,
+        typer.Option(
+            "--check",
+            metavar="P",
+            help="An independent accuracy predictor that judges what was found.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="auto, guided, evolution, exact; nsga2 with --pareto.")
+    ] = "auto",
+    evaluations: Annotated[
+        int | None, typer.Option(help="Archs to predict the accuracy of.", show_default=False)
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after this time.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .json for an arch, .csv for archs with their values.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Finds the arch with the best predicted accuracy within limits.
+
+    Example: onceforall search --space ofa_mbv3_w1.0 --accuracy accuracy.npz
+    --limit latency=latency.npz:20ms --limit macs=300M
+    """
+    from onceforall import files
+    from onceforall import search as room
+
+    if not 0 <= risk < float("inf"):
+        raise InputError(f"--risk: {risk} is not zero or a positive number")
+    if out is not None:
+        files.refuse_existing(out)
+        if out.suffix not in ((".csv",) if pareto else (".json", ".csv")):
+            wanted = ".csv" if pareto else ".json or .csv"
+            raise InputError(f"--out: {out}: a name that ends in {wanted} was expected")
+    wishes = [_wish(text, pareto) for text in limit or ()]
+    searched = _searched(space, accuracy, resolutions)
+    judge = _Judge(_loaded(accuracy, searched), risk)
+    checker = None if second is None else _Judge(_loaded(second, searched), 0.0)
+    values = {wish.name: _value(wish, searched, space) for wish in wishes}
+    started = {"evaluations": evaluations, "seconds": seconds, "seed": seed, "method": method}
+    if pareto:
+        budgets, limits = _budgets(wishes, values)
+        costs = {name: values[name][0] for name in budgets}
+        given = {name: b for name, b in budgets.items() if b is not None}
+        found = room.pareto(
+            searched,
+            judge.objective,
+            costs,
+            budgets=given if len(given) == len(budgets) else None,
+            limits=limits,
+            **started,  # type: ignore[arg-type]
+        )
+        rows = [_facts(result, judge, checker) for result in found]
+        data: dict[str, Any] = {"front": rows}
+    else:
+        limits = [wish.limit(*values[wish.name]) for wish in wishes]
+        found = [room.search(searched, judge.objective, limits, **started)]  # type: ignore[arg-type]
+        rows = [_facts(found[0], judge, checker)]
+        data = dict(rows[0])
+        if found[0].certificate is not None:
+            data["certificate"] = {
+                "bound": found[0].certificate.bound,
+                "gap": found[0].certificate.gap,
+            }
+        data["candidates"] = [_facts(c, judge, checker) for c in found[0].candidates]
+    last = found[-1]
+    data |= {
+        "space": searched.family,
+        "evaluations": last.evaluations,
+        "seconds": round(last.seconds, 4),
+        "method": last.method,
+        "seed": seed,
+        "risk": judge.risk,
+    }
+    if out is not None:
+        _write(out, searched, [result.arch for result in found], rows)
+        data["path"] = str(out)
+    emit(data, as_json, _text(rows, data))
+
+
+# --- limits
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A limit as it was typed."""
+
+    name: str
+    source: Path | None  # of the predictor or table; None: computed
+    at_most: float | None
+    at_least: float | None
+    budgets: tuple[float, ...] | None  # several values; () for none
+
+    def limit(self, value: Objective, unit: str) -> Limit:
+        from onceforall.search import Limit
+
+        return Limit(self.name, value, self.at_most, self.at_least, unit)
+
+
+def _wish(text: str, pareto: bool) -> _Wish:
+    """Raises InputError where the text is not NAME=VALUE or NAME=P:VALUE."""
+    name, equals, rest = text.partition("=")
+    name = name.strip()
+    where = f"--limit {name}" if equals else "--limit"
+    if not equals and not pareto:
+        raise InputError(f"--limit: {text!r} is not NAME=VALUE or NAME=P:VALUE")
+    source: Path | None = None
+    amount = rest
+    if name not in COSTS:
+        path, colon, amount = rest.rpartition(":")
+        if pareto and (not colon or Path(rest).exists()):
+            path, amount = rest, ""
+        if not path:
+            raise InputError(
+                f"{where}: {rest!r} names no predictor; write {name}=PREDICTOR:VALUE"
+                f" (without one: {', '.join(COSTS)})"
+            )
+        source = Path(path)
+    if not amount.strip():
+        if not pareto:
+            raise InputError(f"{where}: no value is given")
+        return _Wish(name, source, None, None, ())
+    if "," in amount:
+        if not pareto:
+            raise InputError(f"{where}: several values ({amount}) need --pareto")
+        several = sorted({_amount(where, part) for part in amount.split(",")})
+        return _Wish(name, source, None, None, tuple(several))
+    low, dots, high = amount.partition("..")
+    if not dots:
+        return _Wish(name, source, _amount(where, amount), None, None)
+    at_least = _amount(where, low) if low.strip() else None
+    at_most = _amount(where, high) if high.strip() else None
+    return _Wish(name, source, at_most, at_least, None)
+
+
+def _amount(where: str, text: str) -> float:
+    value: float = quantity(where, text)
+    return value
+
+
+def _budgets(
+    wishes: Sequence[_Wish], values: dict[str, tuple[Objective, str]]
+) -> tuple[dict[str, list[float] | None], list[Limit]]:
+    """What a front is drawn over, None for a whole range, and the limits that hold for all.
+
+    Quantities with several values or none are traded; where all have one, the first that has a
+    largest value is, from its smallest to it.
+    """
+    from onceforall.tables import Table
+
+    traded = [wish for wish in wishes if wish.budgets is not None]
+    if not wishes:
+        raise InputError("--pareto: no --limit names a quantity to trade accuracy against")
+    if traded:
+        budgets = {wish.name: list(wish.budgets or ()) or None for wish in traded}
+        fixed = [wish for wish in wishes if wish.budgets is None]
+        return budgets, [wish.limit(*values[wish.name]) for wish in fixed]
+    first = next((wish for wish in wishes if wish.at_most is not None), None)
+    if first is None or first.at_most is None:
+        raise InputError("--pareto: no --limit has a largest value")
+    value = values[first.name][0]
+    low = value.minimum()[0] if isinstance(value, Table) else first.at_most / 2
+    low = max(low, first.at_least or low)
+    step = (first.at_most - low) / POINTS
+    kept = [replace(wish, at_most=None) if wish is first else wish for wish in wishes]
+    fixed = [wish for wish in kept if wish.at_most is not None or wish.at_least is not None]
+    return (
+        {first.name: [first.at_most - step * i for i in reversed(range(POINTS))]},
+        [wish.limit(*values[wish.name]) for wish in fixed],
+    )
+
+
+# --- predictors
+
+
+class _Judge:
+    """An accuracy predictor as an objective: mean minus risk standard deviations."""
+
+    def __init__(self, predictor: Predictor, risk: float) -> None:
+        import numpy as np
+
+        self._predictor, self._np = predictor, np
+        self.exact = getattr(predictor, "table", None)
+        probe = predictor.predict(predictor.space.encode([predictor.space.largest()]))
+        self.risk = risk if probe.std is not None else 0.0
+
+    @property
+    def objective(self) -> Objective:
+        return self.exact if self.exact is not None else self._lower
+
+    def _lower(self, population: Any) -> Any:
+        found = self._predictor.predict(population)
+        if found.std is None or self.risk == 0:
+            return self._np.asarray(found.mean, float)
+        return found.mean - self.risk * found.std
+
+    def facts(self, arch: Arch) -> dict[str, Any]:
+        found = self._predictor.predict(self._predictor.space.encode([arch]))
+        facts: dict[str, Any] = {"accuracy": float(found.mean[0])}
+        if found.std is not None:
+            facts["uncertainty"] = float(found.std[0])
+        facts["extrapolates"] = bool(found.extrapolates[0])
+        return facts
+
+
+def _loaded(path: Path, space: Space) -> Predictor:
+    from onceforall import predictors
+
+    return predictors.load(path, space)
+
+
+def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
+    """The space to search: a family's, a run's, or the predictor's own."""
+    from onceforall import families, predictors
+    from onceforall.cli.nets import family_named
+
+    if name and (name in families.names() or Path(name).is_dir()):
+        space = family_named(name).space
+    else:
+        space = predictors.load(accuracy).space
+        if name and space.family != name:
+            raise InputError(
+                f"--space: {name!r} is no family ({', '.join(families.names())}), no run's folder,"
+                f" and not the space of {accuracy}, which is {space.family}"
+            )
+    if not resolutions:
+        return space
+    try:
+        wanted = tuple(sorted({int(r) for r in resolutions.split(",")}))
+    except ValueError:
+        raise InputError(f"--resolutions: {resolutions!r} is not a list like 160,192") from None
+    if min(wanted) < 1 or len(wanted) > 127:
+        raise InputError(f"--resolutions: {resolutions!r}: 1 to 127 positive numbers are possible")
+    return replace(space, resolution=wanted)
+
+
+def _value(wish: _Wish, space: Space, name: str) -> tuple[Objective, str]:
+    """The function or table of a limited quantity, and its unit."""
+    if wish.source is not None:
+        predictor = _loaded(wish.source, space)
+        exact = getattr(predictor, "table", None)
+        if exact is not None:
+            return exact, predictor.unit
+        return _mean_of(predictor), predictor.unit
+    from onceforall import costs, families
+    from onceforall.cli.nets import family_named
+
+    if space.family not in families.names():
+        raise InputError(f"--limit {wish.name}: {space.family} has no networks to count it on")
+    family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
+    made = costs.cost_tables(family, space.resolution)[wish.name]
+    return made.restrict(space), "bytes" if wish.name == COSTS[2] else ""
+
+
+def _mean_of(predictor: Predictor) -> Callable[[Any], Any]:
+    return lambda population: predictor.predict(population).mean
+
+
+# --- results
+
+
+def _facts(found: Result | Candidate, judge: _Judge, checker: _Judge | None) -> dict[str, Any]:
+    facts = {
+        "arch": str(found.arch),
+        "resolution": found.arch.resolution,
+        **judge.facts(found.arch),
+        "limits": found.limits,
+    }
+    if checker is not None:
+        facts["checked"] = checker.facts(found.arch)["accuracy"]
+    return facts
+
+
+def _write(out: Path, space: Space, archs: list[Arch], rows: list[dict[str, Any]]) -> None:
+    from onceforall import files, records
+
+    if out.suffix == ".json":
+        files.write_json(out, archs[0].to_dict())
+        return
+    columns: dict[str, list[Any]] = {}
+    for key in ("accuracy", "uncertainty", "checked"):
+        if all(key in row for row in rows):
+            columns[key] = [row[key] for row in rows]
+    for name in rows[0]["limits"] if rows else ():
+        columns[name] = [row["limits"][name] for row in rows]
+    records.write_csv(out, space, space.encode(archs), columns)
+
+
+def _text(rows: list[dict[str, Any]], data: dict[str, Any]) -> str:
+    names = list(rows[0]["limits"]) if rows else []
+    told = [key for key in ("uncertainty", "checked") if rows and key in rows[0]]
+    lines = [
+        [
+            row["arch"],
+            f"{row['accuracy']:.4g}",
+            *(f"{row[key]:.3g}" for key in told),
+            *(f"{row['limits'][name]:,.6g}" for name in names),
+        ]
+        for row in rows
+    ]
+    text = table(["arch", "accuracy", *told, *names], lines)
+    text += f"\n{data['evaluations']:,} archs evaluated in {data['seconds']:.2f} s"
+    text += f" ({data['method']}, seed {data['seed']})"
+    if "certificate" in data:
+        gap = data["certificate"]["gap"]
+        text += "\nproven: no arch within the limits is better"
+        text += "" if gap <= 1e-6 else f" by more than {gap:.3g}"
+    if any(row["extrapolates"] for row in rows):
+        text += "\nsome of these lie outside what the predictor was shown: measure before relying"
+    return text

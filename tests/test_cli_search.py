@@ -1,0 +1,162 @@
+"""The command `search`, from the command line to the files it writes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onceforall import cli, families
+from onceforall.costs import cost_tables
+from onceforall.predictors.published import Additive
+from onceforall.space import Arch
+from onceforall.tables import Place, Table
+
+FAMILY = "mbv3_mini"
+SPACE = families.get(FAMILY).space
+
+
+def gain(place: Place) -> float:
+    return 0.1 * place.kernel + place.expand * (1 + place.stage) + 0.01 * place.resolution
+
+
+def milliseconds(place: Place) -> float:
+    return 1e-5 * place.resolution**2 * place.kernel * place.expand
+
+
+@pytest.fixture
+def predictors(tmp_path: Path) -> tuple[str, str]:
+    """An accuracy and a latency in files; in a folder with a colon in its name."""
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    paths = folder / "accuracy.npz", folder / "latency.npz"
+    Additive(Table.build(SPACE, gain, name="top1", unit="%")).save(paths[0])
+    Additive(Table.build(SPACE, milliseconds, name="latency", unit="ms")).save(paths[1])
+    return str(paths[0]), str(paths[1])
+
+
+def run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *words: str):
+    """(exit status, stdout, stderr)"""
+    monkeypatch.setattr("sys.argv", ["onceforall", "search", *words])
+    status = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    shown = capsys.readouterr()
+    return status, shown.out, shown.err
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    return lambda *words: run(capsys, monkeypatch, *words)
+
+
+def test_one_arch(command, predictors, tmp_path):
+    accuracy, latency = predictors
+    out = tmp_path / "best.json"
+    words = ["--space", FAMILY, "--accuracy", accuracy, "--limit", f"latency={latency}:700us"]
+    words += ["--limit", "macs=1.2M", "--limit", "params=40k..90k"]
+    status, shown, _ = command(*words, "--json", "--out", str(out))
+    assert status == 0
+    data = json.loads(shown)
+    arch = Arch.parse(data["arch"])
+    assert Arch.from_dict(json.loads(out.read_text())) == arch
+    assert arch in SPACE
+    costs = {name: table.of(arch) for name, table in cost_tables(families.get(FAMILY)).items()}
+    assert data["limits"]["latency"] <= 0.7
+    assert data["limits"]["macs"] == costs["macs"] <= 1.2e6
+    assert 40e3 <= data["limits"]["params"] == costs["params"] <= 90e3
+    assert data["method"] == "exact"
+    assert data["certificate"]["gap"] == pytest.approx(0, abs=1e-6)
+    # nothing among many random archs is better
+    population = SPACE.sample(np.random.default_rng(0), 20_000)
+    tables = cost_tables(families.get(FAMILY))
+    inside = Table.build(SPACE, milliseconds)(population) <= 0.7
+    inside &= tables["macs"](population) <= 1.2e6
+    inside &= (tables["params"](population) >= 40e3) & (tables["params"](population) <= 90e3)
+    assert inside.any()
+    assert Table.build(SPACE, gain)(population)[inside].max() <= data["accuracy"] + 1e-9
+
+    status, _, error = command(*words, "--out", str(out))
+    assert status == 2
+    assert "exists already" in error
+
+
+def test_text_says_what_was_found(command, predictors):
+    status, shown, _ = command("--accuracy", predictors[0], "--limit", "peak_activation_bytes=16kB")
+    assert status == 0
+    assert "mbv3_mini@" in shown
+    assert "peak_activation_bytes" in shown
+    assert "proven" in shown
+
+
+def test_resolutions_and_methods(command, predictors):
+    accuracy, latency = predictors
+    for method in ("guided", "evolution"):
+        status, shown, _ = command(
+            *("--accuracy", accuracy, "--limit", f"latency={latency}:0.5ms", "--method", method),
+            *("--resolutions", "24", "--evaluations", "500", "--seed", "7", "--json"),
+        )
+        data = json.loads(shown)
+        assert status == 0
+        assert data["resolution"] == 24
+        assert data["evaluations"] <= 500
+        assert (data["method"], data["seed"]) == (method, 7)
+
+
+@pytest.mark.parametrize("values", ["0.3ms,0.5ms,0.7ms", "0.7ms", ""])
+def test_a_front(command, predictors, tmp_path, values):
+    accuracy, latency = predictors
+    out = tmp_path / "front.csv"
+    limit = f"latency={latency}" + (f":{values}" if values else "")
+    status, shown, _ = command(
+        *("--accuracy", accuracy, "--limit", limit, "--limit", "params=..130k", "--pareto"),
+        *("--evaluations", "2000", "--json", "--out", str(out)),
+    )
+    assert status == 0
+    front = json.loads(shown)["front"]
+    if "," in values:
+        assert [
+            row["limits"]["latency"] <= b for row, b in zip(front, (0.3, 0.5, 0.7), strict=True)
+        ]
+    assert all(row["limits"]["params"] <= 130e3 for row in front)
+    gains = [row["accuracy"] for row in front]
+    assert gains == sorted(gains)
+    assert len(set(gains)) > 1
+    assert len(out.read_text().splitlines()) == len(front) + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--limit", "macs"], "--limit: 'macs' is not NAME=VALUE"),
+        (["--limit", "macs=fast"], "--limit macs: 'fast' is not a number"),
+        (["--limit", "macs="], "no value"),
+        (["--limit", "latency=20ms"], "names no predictor"),
+        (["--limit", "latency=/no/such/file:20ms"], "/no/such/file: no such file"),
+        (["--limit", "macs=1M,2M"], "need --pareto"),
+        (["--limit", "macs=1M", "--limit", "macs=2M"], "given twice"),
+        (["--limit", "macs=2M..1M"], "exclude each other"),
+        (["--limit", "macs=1k"], "limit macs: at most 1000 cannot be met; the smallest value"),
+        (["--resolutions", "20,x"], "--resolutions"),
+        (["--risk", "-1"], "--risk"),
+        (["--method", "luck"], "method: 'luck'"),
+        (["--evaluations", "0"], "evaluations"),
+        (["--space", "nowhere"], "--space: 'nowhere'"),
+        (["--pareto"], "--pareto: no --limit"),
+        (["--out", "best.txt"], "--out: best.txt"),
+    ],
+)
+def test_mistakes_are_one_line(command, predictors, words, said):
+    status, shown, error = command("--accuracy", predictors[0], *words)
+    assert status == 2
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert shown == ""
+
+
+def test_nothing_to_maximise(command, tmp_path):
+    status, _, error = command("--accuracy", str(tmp_path / "none.npz"), "--space", FAMILY)
+    assert status == 2
+    assert "no such file" in error
