@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onceforall.errors import InputError
+from onceforall.predictors import published
 from onceforall.predictors.accuracy import Accuracy, fit_accuracy, likely_covariates
 from onceforall.predictors.base import (
     Prediction,
@@ -20,6 +21,7 @@ from onceforall.predictors.base import (
     report_of,
     space_from_dict,
 )
+from onceforall.predictors.labelling import choose, stalled
 from onceforall.predictors.latency import Latency, fit_latency
 from onceforall.space import Space
 
@@ -29,21 +31,28 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Report",
+    "choose",
     "fit_accuracy",
     "fit_latency",
     "likely_covariates",
     "load",
+    "stalled",
 ]
 
 
 def load(path: Path | str, space: Space | None = None) -> Predictor:
     """The predictor that `save` wrote, for populations of `space`: the space it was fitted for
-    (the default) or a part of it, at any resolutions.
+    (the default) or a part of it, at any resolutions. Also what others published: a look-up table
+    (.yaml, .csv, a folder of them; our own .json) and the authors' accuracy predictors (.pth).
 
     Raises:
         InputError: the file is missing or damaged, or the space is another.
     """
     path = Path(path)
+    if path.is_dir() or path.suffix in (".yaml", ".yml", ".csv", ".json"):
+        return published.read_table(path, space)
+    if path.suffix == ".pth":
+        return published.read_perceptron(path, space)
     head, arrays = read(path)
     try:
         known = space_from_dict(head["space"])

@@ -46,6 +46,7 @@ KERNEL = Kernel(
     noise_centre=-3.0,
 )
 LEAST_RECORDS = 3
+TAILS = 1.3  # the 90% interval of a Student-t of 4 degrees of freedom to that of a normal
 _PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
 _SOURCE_AT_MOST = 600
 _ROUNDS = 3  # of Student-t weights in the process
@@ -63,6 +64,7 @@ class Latency(Predictor):
         law: Physics,
         process: GP | None,
         spread: float,
+        unsure: Floats,
         starting: float,
         metric: str,
         unit: str,
@@ -70,11 +72,13 @@ class Latency(Predictor):
         drift: Drift | None = None,
     ) -> None:
         """`population` are the archs learnt from, of `features.whole`; `spread` is the relative
-        standard deviation of a measurement, with what is not known where there is no process;
-        `starting`, 0 to 1, how much starting operations weighs against computing."""
+        standard deviation of the bulk of measurements; `unsure` the covariance of the physical
+        parameters, in prior widths; `starting`, 0 to 1, how much starting operations weighs
+        against computing."""
         self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
         self.features, self.population = features, population
-        self.law, self.process, self.spread, self.starting = law, process, spread, starting
+        self.law, self.process, self.starting = law, process, starting
+        self.spread, self.unsure = spread, unsure
         self.sources, self.drift = tuple(sources), drift
         self._range = range_of(replace(features, space=features.whole)(population))
 
@@ -100,15 +104,15 @@ class Latency(Predictor):
     def log_latency(self, population: Population) -> tuple[Floats, Floats]:
         """(n,) mean and standard deviation of the logarithm."""
         terms = self.terms(population)
-        mean = self.law(terms)
-        std = np.full(len(mean), self.spread)
-        if self.process is not None:
+        mean, slopes = self.law(terms), self.law.slopes(terms)
+        if self.process is None:
+            unsure = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", slopes, self.unsure, slopes), 0))
+        else:
             groups = self.features(population)
-            groups[SLOPES] = self.law.slopes(terms)
+            groups[SLOPES] = slopes
             left, unsure = self.process.predict(groups)
             mean = mean + left
-            std = np.hypot(std, unsure)
-        return mean, std
+        return mean, TAILS * np.hypot(self.spread, unsure)
 
     def terms(self, population: Population) -> Terms:
         """What takes time here: of physics, or of the sources."""
@@ -133,7 +137,7 @@ class Latency(Predictor):
             "sources": [],
         }
         arrays: dict[str, NDArray[Any]] = {"population": self.population}
-        arrays |= {"means": self.law.means, "theta": self.law.theta}
+        arrays |= {"means": self.law.means, "theta": self.law.theta, "unsure": self.unsure}
         if self.drift is not None:
             arrays |= {"drift.order": self.drift.order, "drift.levels": self.drift.levels}
         if self.process is not None:
@@ -166,6 +170,7 @@ class Latency(Predictor):
             law,
             process,
             data["spread"],
+            arrays["unsure"],
             data["starting"],
             data["metric"],
             data["unit"],
@@ -258,11 +263,11 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     groups = features(labels.population)
     terms = _terms(features, sources, labels.population)
     targets = np.log(labels.values)
-    law, process, spread = _learn(terms, groups, targets)
+    law, process, spread, unsure = _learn(terms, groups, targets)
     when = _order(labels)
     drift = drifts.find(when, targets - _fitted(law, process, terms))
     if drift is not None:
-        law, process, spread = _learn(terms, groups, targets - drift(when))
+        law, process, spread, unsure = _learn(terms, groups, targets - drift(when))
         spread = float(np.hypot(spread, drift.size))  # the time of a prediction is not known
     starting = law.starting(terms)
     return Latency(
@@ -271,6 +276,7 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
         law,
         process,
         spread,
+        unsure,
         starting,
         labels.metric,
         unit,
@@ -279,14 +285,19 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     )
 
 
-def _learn(terms: Terms, groups: Groups, targets: Floats) -> tuple[Physics, GP | None, float]:
-    """Physics, what it leaves over, and the relative spread of a measurement."""
+def _learn(
+    terms: Terms, groups: Groups, targets: Floats
+) -> tuple[Physics, GP | None, float, Floats]:
+    """Physics, what it leaves over, the relative spread of a measurement, and the covariance of
+    the physical parameters (Laplace's approximation)."""
     law, weights, spread = physics.fit(terms, targets)
+    slopes = law.slopes(terms)
+    known = slopes.T @ (slopes * weights[:, None]) / spread**2 + np.eye(slopes.shape[1])
+    unsure = np.linalg.inv(known)
     if len(targets) < _PROCESS_FROM:
-        return law, None, spread
-    left = targets - law(terms)
-    process = _process({**groups, SLOPES: law.slopes(terms)}, left, weights, spread)
-    return law, process, process.noise_std
+        return law, None, spread, unsure
+    process = _process({**groups, SLOPES: slopes}, targets - law(terms), weights, spread)
+    return law, process, process.noise_std, unsure
 
 
 def _fitted(law: Physics, process: GP | None, terms: Terms) -> Floats:
