@@ -314,10 +314,12 @@ def likely_covariates(labels: Labels) -> tuple[str, ...]:
 
 
 def _is_word(cell: str) -> bool:
+    """A whole number without a point, or no number at all."""
     try:
-        return float(cell).is_integer()
-    except (ValueError, OverflowError):
+        float(cell)
+    except ValueError:
         return bool(cell.strip())
+    return cell.strip().isdigit()
 
 
 def _check(labels: Labels) -> None:

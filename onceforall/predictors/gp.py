@@ -143,8 +143,8 @@ class GP:
             total += groups[name] @ weights
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            for scale, centres, weights in smooth:
-                total[rows] += np.exp(scale.left(groups, rows) @ centres) @ weights
+            for scale, centres, few in smooth:
+                total[rows] += np.exp(scale.left(groups, rows) @ centres) @ few
         return self.offset + self.scale * total
 
     def std(self, groups: Groups) -> Floats:
@@ -191,7 +191,7 @@ class GP:
             weights: Floats = self.weights
             if len(rows) < len(covariance):
                 wanted = covariance @ self.weights
-                weights = np.linalg.lstsq(covariance[:, rows], wanted, rcond=1e-7)[0]
+                weights = np.asarray(np.linalg.lstsq(covariance[:, rows], wanted, rcond=1e-7)[0])
             singles = (np.exp(variance) * weights).astype(np.float32)
             smooth.append((scale, scale.right(self.groups)[:, rows], singles))
         return linear, smooth

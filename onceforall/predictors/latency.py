@@ -293,7 +293,7 @@ def _learn(
     law, weights, spread = physics.fit(terms, targets)
     slopes = law.slopes(terms)
     known = slopes.T @ (slopes * weights[:, None]) / spread**2 + np.eye(slopes.shape[1])
-    unsure = np.linalg.inv(known)
+    unsure: Floats = np.asarray(np.linalg.inv(known), np.float64)
     if len(targets) < _PROCESS_FROM:
         return law, None, spread, unsure
     process = _process({**groups, SLOPES: slopes}, targets - law(terms), weights, spread)

@@ -397,8 +397,8 @@ def _resnet_code(space: Space) -> tuple[Code, int]:
     of the stem the first is meant."""
     if len(space.stages) != 6:
         raise InputError(f"the authors' predictor is for 6 stages, not for {space.family}")
-    widths = ((24, 32), (40, 48, 64), (168, 208, 256), (336, 408, 512), (664, 816, 1024))
-    widths = (*widths, (1328, 1640, 2048))
+    widths: list[tuple[int, ...]] = [(24, 32), (40, 48, 64), (168, 208, 256), (336, 408, 512)]
+    widths += [(664, 816, 1024), (1328, 1640, 2048)]
     first = {2: 0, 3: 4, 4: 8, 5: 14}  # block of a stage, counted over stages at full depth
     code = [(0, _sizes(space, RESNET_SIZES, 0))]
     for column, gene in enumerate(space.genes):

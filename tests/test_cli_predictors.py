@@ -1,0 +1,108 @@
+"""The commands fit and predict, from records to predictions."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from onceforall import families, records
+from onceforall.cli import app
+from onceforall.errors import InputError
+
+MINI = families.get("mbv3_mini").space
+POPULATION = MINI.sample(np.random.default_rng(0), 60)
+BLOCKS = sum(MINI.depth(POPULATION, s) for s in range(3)).astype(float)
+
+
+def run(*arguments: object) -> dict:
+    result = CliRunner().invoke(app, [str(a) for a in (*arguments, "--json")])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "records.csv"
+    rng = np.random.default_rng(1)
+    shard = rng.integers(0, 3, 60)
+    columns = {
+        "top1": 60 + BLOCKS + shard + rng.normal(0, 0.1, 60),
+        "shard": shard,
+        "latency_ms": BLOCKS * np.exp(rng.normal(0, 0.02, 60)),
+        "other_ms": 3 * BLOCKS,
+    }
+    records.write_csv(path, MINI, POPULATION, columns)
+    return path
+
+
+def test_fit_and_predict_accuracy(tmp_path: Path, file: Path) -> None:
+    model, out = tmp_path / "a.npz", tmp_path / "out.csv"
+    told = run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
+    assert {"rmse", "mape", "kendall_tau", "n_train", "n_test"} <= set(told)
+    assert told["covariates"] == ["shard"]
+    assert told["rmse"] < 0.5
+    assert run("predict", model, file, "--out", out)["n"] == 60
+    with out.open() as opened:
+        rows = list(csv.DictReader(opened))
+    error = [float(r["prediction"]) - float(r["top1"]) for r in rows]
+    assert np.std(error) < 0.4
+    assert all(float(r["uncertainty"]) > 0 for r in rows)
+    with pytest.raises(InputError, match="exists already"):
+        run("predict", model, file, "--out", out)
+    none = tmp_path / "none.npz"
+    told = run(
+        "fit", "accuracy", file, "--space", "mbv3_mini", "--out", none, "--covariates", "none"
+    )
+    assert told["covariates"] == []
+    assert told["rmse"] > 0.5  # the levels are a point apart
+
+
+def test_fit_latency_with_a_source(tmp_path: Path, file: Path) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
+    told = run(
+        *("fit", "latency", few, "--space", "mbv3_mini", "--out", tmp_path / "l.npz"),
+        *("--source", f"{file}:other_ms"),
+    )
+    assert told["sources"] == ["other_ms"]
+    assert told["n"] == 10
+    assert told["mape"] < 5
+    told = run(
+        *("fit", "latency", file, "--space", "mbv3_mini", "--out", tmp_path / "m.npz"),
+        *("--source", file, "--metric", "other_ms"),
+    )
+    assert told["sources"] == ["top1", "latency_ms"]
+    assert run("predict", tmp_path / "l.npz", file, "--out", tmp_path / "o.csv")["n"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--metric", "none"], "column 'none' is missing"),
+        (["--test-fraction", "1.5"], "--test-fraction: 1.5 is not between 0 and 1"),
+        (["--source", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--device", "gpu"], "column 'device' has no 'gpu'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, file: Path, arguments: list[str], told: str) -> None:
+    out = tmp_path / "p.npz"
+    with pytest.raises(InputError) as error:
+        run("fit", "latency", file, "--space", "mbv3_mini", "--out", out, *arguments)
+    assert told in str(error.value)
+    assert not out.exists()
+
+
+def test_devices_in_a_column(tmp_path: Path) -> None:
+    path, out = tmp_path / "two.csv", tmp_path / "p.npz"
+    device = ["a", "b"] * 30
+    values = BLOCKS * np.where(np.array(device) == "a", 1.0, 10.0)
+    records.write_csv(path, MINI, POPULATION, {"latency_ms": values, "device": device})
+    base = ("fit", "latency", path, "--space", "mbv3_mini", "--out", out)
+    with pytest.raises(InputError, match="has records of a, b; name one with --device"):
+        run(*base)
+    assert run(*base, "--device", "b")["n"] == 30
