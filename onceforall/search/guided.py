@@ -4,7 +4,8 @@ First an additive model of the objective is learnt from the archs evaluated so f
 best archs under several plausible models (Thompson sampling) are evaluated, over all
 resolutions. Then, from the best arch: all single changes are evaluated; pairs of changes and
 larger jumps are ranked by the sum of their parts, and the best of them evaluated; until
-nothing gets better. After that, local search starts again from children of good archs.
+nothing gets better. After that, local search starts again from children of the
+archs where it ended, and now and then from random ones.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ LEARN = 1200  # archs that a model is learnt from, at most
 RIDGE = 0.02  # prior precision of the model's numbers, in archs
 PAIRS = 30  # evaluated in a step of local search
 JUMPS = 20  # likewise
-ELITE = 60  # parents of the archs that local search starts again from,
-CHILDREN = 60  # so many of which are evaluated
+ELITE = 12  # ends of local search that become parents
+CHILDREN = 24  # of two of them; local search starts again from the best
+KICK = 0.05  # share of their genes that change
+FRESH = 0.3  # share of starts from random archs instead
 IDLE = 5  # starts in a row without a new arch, then the end
 
 
@@ -52,6 +55,7 @@ class Guided:
         self._resolutions = np.arange(len(self._space.resolution))
         self._design = np.zeros((0, self._cells.size))
         self._model: Regression | None = None
+        self._ends: list[int] = []  # of local search, in the archive
         self._learnt = 0  # archs that the model has seen
 
     def run(self) -> None:
@@ -69,7 +73,7 @@ class Guided:
         idle, start = 0, problem.best
         while problem.left and idle < IDLE:
             known = len(self._archive)
-            self._descend(start)
+            self._ends.append(self._descend(start))
             start = self._restart()
             idle = idle + 1 if len(self._archive) == known else 0
 
@@ -97,22 +101,24 @@ class Guided:
         rows = self._archive.unseen(rows[np.argsort(-scores, kind="stable")])
         self._problem.evaluate(rows[self._problem.within(rows)][:BATCH])
 
-    def _descend(self, at: int) -> None:
-        """Local search from an arch of the archive, as long as it gets better."""
+    def _descend(self, at: int) -> int:
+        """Local search from an arch of the archive, as long as it gets better; where it
+        ends."""
         problem, archive = self._problem, self._archive
         while problem.left:
             row, value = archive.population[at], archive.values[at]
             near, place = changes(self._space, row)
             found = problem.evaluate(near)
             if len(found) < len(near):
-                return
+                return at
             gain = archive.values[found] - value
             for several in (self._pairs(row, near, place, gain), self._jumps(row, near, gain)):
                 found = np.concatenate([found, problem.evaluate(several)])
             found = found[problem.feasible[found]]
             if not len(found) or archive.values[found].max() <= value:
-                return
+                return at
             at = int(found[archive.values[found].argmax()])
+        return at
 
     def _pairs(
         self, row: Population, near: Population, place: NDArray[np.intp], gain: Floats
@@ -153,18 +159,31 @@ class Guided:
         return rows[self._problem.within(rows)]
 
     def _restart(self) -> int:
-        """Where local search starts again: the best of the children of good archs of one
-        resolution, drawn at random."""
-        problem, archive = self._problem, self._archive
-        ranked = problem.ranked()
-        resolution = archive.population[ranked, 0]
-        chosen = self._rng.choice(np.unique(resolution[: 10 * ELITE]))
-        parents = archive.population[ranked[resolution == chosen][:ELITE]]
-        rows = evolution.breed(problem, parents, self._rng, CHILDREN)
-        found = problem.evaluate(archive.unseen(evolution.repaired(problem, rows, self._rng)))
-        if not len(found):
-            return problem.best
-        return int(found[archive.values[found].argmax()])
+        """Where local search starts again: the best of some random archs, or, the more ends it has
+        found, of children of two of these."""
+        problem, archive, rng = self._problem, self._archive, self._rng
+        ends = np.unique(self._ends)
+        ends = ends[np.argsort(-archive.values[ends], kind="stable")][:ELITE]
+        if len(ends) < 2 or rng.random() < FRESH:
+            rows = self._space.sample(rng, CHILDREN)
+            rows[:, 0] = self._resolution()
+        else:
+            a, b = archive.population[rng.choice(ends, 2, replace=False)]
+            several = np.repeat([a, b], CHILDREN, axis=0).reshape(2, CHILDREN, -1)
+            rows = self._space.cross(several[0], several[1], rng)
+            rows = self._space.mutate(rows, rng, KICK)
+        rows = archive.unseen(evolution.repaired(problem, rows, rng))
+        found = problem.evaluate(rows)
+        found = found[problem.feasible[found]]
+        return int(found[archive.values[found].argmax()]) if len(found) else problem.best
+
+    def _resolution(self) -> int:
+        """One drawn at random: the n-th by its best arch so far with a chance of 1/n."""
+        ranked = self._archive.population[self._problem.ranked(), 0]
+        first = np.unique(ranked, return_index=True)
+        found: NDArray[np.int8] = first[0][np.argsort(first[1])]  # the best first
+        chance = 1 / np.arange(1, len(found) + 1)
+        return int(self._rng.choice(found, p=chance / chance.sum()))
 
 
 def _costs(problem: Problem) -> Costs | None:
