@@ -195,13 +195,17 @@ class Labels:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The archs of a CSV or JSONL file, with all other columns as text."""
+    """The archs of a CSV or JSONL file, with all other columns as text.
+
+    `archs` are the columns that name the archs, as they were written.
+    """
 
     path: Path
     space: Space
     population: Population  # (n, genes)
     columns: Mapping[str, Column]
     lines: NDArray[np.int64]  # (n,) line of each row in the file, counted from 1
+    archs: Mapping[str, Column]
 
     def latencies(self) -> list[str]:
         """The columns that can be latencies: numbers above 0, not a few small whole numbers."""
@@ -360,11 +364,17 @@ def write_csv(
     overwrite: bool = False,
 ) -> None:
     """Writes archs and columns as one CSV, whole or not at all."""
-    every: dict[str, Any] = {**arch_columns(space, population), **columns}
+    write_columns(path, {**arch_columns(space, population), **columns}, overwrite=overwrite)
+
+
+def write_columns(
+    path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]], *, overwrite: bool = False
+) -> None:
+    """Writes columns of one length as a CSV, whole or not at all."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(every)
-    writer.writerows(zip(*every.values(), strict=True))
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
     files.write_text(path, out.getvalue(), overwrite=overwrite)
 
 
@@ -404,8 +414,8 @@ def _sheet_of_csv(path: Path, space: Space) -> Sheet:
     columns = {n: np.array(c, dtype=np.str_) for n, c in zip(header, cells, strict=True)}
     at = np.array(lines, np.int64)
     if ARCH in columns:
-        texts = columns.pop(ARCH)
-        whole, population = _of_texts(path, space, texts, at)
+        archs = {ARCH: columns.pop(ARCH)}
+        whole, population = _of_texts(path, space, archs[ARCH], at)
     else:
         for name in DIGITS:
             if name not in columns:
@@ -418,8 +428,9 @@ def _sheet_of_csv(path: Path, space: Space) -> Sheet:
                 f"{path}: archs of {space.family} cannot be told by digits;"
                 f" give a column {ARCH!r} instead of {choices(DIGITS)}"
             )
-        whole, population = _of_digits(path, space, [columns.pop(n) for n in DIGITS], at)
-    return Sheet(path, whole, population, columns, at)
+        archs = {name: columns.pop(name) for name in DIGITS}
+        whole, population = _of_digits(path, space, list(archs.values()), at)
+    return Sheet(path, whole, population, columns, at, archs)
 
 
 def _of_texts(
@@ -552,4 +563,5 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
         for name in dict.fromkeys(name for row in rows for name in row)
     }
     whole = with_resolutions(space, [a.resolution for a in archs])
-    return Sheet(path, whole, whole.encode(archs), columns, np.array(lines, np.int64))
+    named = {ARCH: np.array([str(arch) for arch in archs], np.str_)}
+    return Sheet(path, whole, whole.encode(archs), columns, np.array(lines, np.int64), named)

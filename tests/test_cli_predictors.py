@@ -49,6 +49,9 @@ def test_fit_and_predict_accuracy(tmp_path: Path, file: Path) -> None:
     assert run("predict", model, file, "--out", out)["n"] == 60
     with out.open() as opened:
         rows = list(csv.DictReader(opened))
+    with file.open() as opened:
+        given = list(csv.DictReader(opened))
+    assert [{k: r[k] for k in given[0]} for r in rows] == given  # as they were written
     error = [float(r["prediction"]) - float(r["top1"]) for r in rows]
     assert np.std(error) < 0.4
     assert all(float(r["uncertainty"]) > 0 for r in rows)

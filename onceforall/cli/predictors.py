@@ -32,7 +32,7 @@ Records = Annotated[
     ),
 ]
 SpaceName = Annotated[
-    str, typer.Option("--space", metavar="S", help="The family the archs are of, or a run's folder.")
+    str, typer.Option("--space", metavar="S", help="The archs' family, or the folder of a run.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="P", help="The predictor's file to write.")]
 Metric = Annotated[str, typer.Option("--metric", metavar="COLUMN", help="The column to predict.")]
@@ -89,7 +89,12 @@ def accuracy(
         used = tuple(covariates.split(","))
     hint = None if prior is None else predictors.load(prior, labels.space)
     predictor = predictors.fit_accuracy(
-        labels, used, prior=hint, test_fraction=test_fraction, seed=seed
+        labels,
+        used,
+        prior=hint,
+        unit="%" if metric.startswith("top") else "",
+        test_fraction=test_fraction,
+        seed=seed,
     )
     _finish(predictor, out, labels, as_json, covariates=list(used))
 
@@ -177,11 +182,11 @@ def predict(
     start = perf_counter()
     found = model.predict(sheet.population, **given)
     seconds = perf_counter() - start
-    columns: dict[str, Any] = {**sheet.columns, "prediction": found.mean}
+    columns: dict[str, Any] = {**sheet.archs, **sheet.columns, "prediction": found.mean}
     if found.std is not None:
         columns["uncertainty"] = found.std
     columns["extrapolates"] = found.extrapolates.astype(int)
-    room.write_csv(out, sheet.space, sheet.population, columns)
+    room.write_columns(out, columns)
     beyond = int(found.extrapolates.sum())
     emit(
         {

@@ -46,6 +46,7 @@ KERNEL = Kernel(
     noise_centre=-3.0,
 )
 LEAST_RECORDS = 3
+_CHUNK = 2048  # archs at a time: what is computed between stays in the cache
 TAILS = 1.3  # the 90% interval of a Student-t of 4 degrees of freedom to that of a normal
 _PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
 _SOURCE_AT_MOST = 600
@@ -88,29 +89,32 @@ class Latency(Predictor):
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
         """With `order`, the time of measuring, at the pace of that time; else at the usual one."""
-        log_mean, log_std = self.log_latency(population)
-        for name, value in covariates.items():
+        for name in covariates:
             if name not in self.covariate_names:
                 raise InputError(
                     f"covariate {name!r} was not learnt;"
                     f" this predictor has {choices(self.covariate_names) or 'none'}"
                 )
-            assert self.drift is not None
-            log_mean = log_mean + self.drift(_times(value, len(log_mean)))
-        mean = np.exp(log_mean)
-        beyond = outside(self.features(population), self._range)
-        return Prediction(mean, mean * log_std, beyond)
+        n = len(population)
+        mean, std, beyond = np.empty(n), np.empty(n), np.empty(n, bool)
+        for start in range(0, n, _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            groups = self.features(population[rows])
+            mean[rows], std[rows] = self._log_latency(population[rows], groups)
+            beyond[rows] = outside(groups, self._range)
+        if ORDER in covariates and self.drift is not None:
+            mean += self.drift(_times(covariates[ORDER], n))
+        latency = np.exp(mean)
+        return Prediction(latency, latency * std, beyond)
 
-    def log_latency(self, population: Population) -> tuple[Floats, Floats]:
+    def _log_latency(self, population: Population, groups: Groups) -> tuple[Floats, Floats]:
         """(n,) mean and standard deviation of the logarithm."""
         terms = self.terms(population)
         mean, slopes = self.law(terms), self.law.slopes(terms)
         if self.process is None:
             unsure = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", slopes, self.unsure, slopes), 0))
         else:
-            groups = self.features(population)
-            groups[SLOPES] = slopes
-            left, unsure = self.process.predict(groups)
+            left, unsure = self.process.predict({**groups, SLOPES: slopes})
             mean = mean + left
         return mean, TAILS * np.hypot(self.spread, unsure)
 
@@ -123,7 +127,9 @@ class Latency(Predictor):
         in both."""
         terms = self.terms(population)
         starts, computes = self.law.parts(terms)
-        left = self.log_latency(population)[0] - self.law(terms)
+        if self.process is None:
+            return starts, computes
+        left = self.process.mean({**self.features(population), SLOPES: self.law.slopes(terms)})
         return starts + left, computes + left
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -198,7 +204,7 @@ def mixture(sources: Sequence[Latency], population: Population) -> Terms:
 
 def fit_latency(
     labels: Labels,
-    sources: Sequence[Labels] = (),
+    sources: Sequence[Labels | Latency] = (),
     *,
     unit: str = "ms",
     test_fraction: float = 0.2,
@@ -208,9 +214,10 @@ def fit_latency(
 
     The error is that of fits that did not see a part of the labels (`test_fraction`; with fewer
     than 200, of five fits that each left out a fifth); the predictor returned has seen all.
-    `sources` are records of other devices: worth having while the new device has few. The labels
-    were measured in the order of their column `order` or, without one, in theirs; a drift is
-    taken out of what is learnt, and put back where `predict` is told a time.
+    With a fraction of 0 nothing is held out, and there is no report. `sources` are records of other
+    devices, or predictors of them: worth having while the new device has few. The labels were
+    measured in the order of their column `order` or, without one, in theirs; a drift is taken out
+    of what is learnt, and put back where `predict` is told a time.
 
     Raises:
         InputError: too few labels, a value that is not above 0, or all values the same.
@@ -218,7 +225,11 @@ def fit_latency(
     _check(labels)
     rng = np.random.default_rng(seed)
     others = [
-        _fit(_at_most(source, _SOURCE_AT_MOST, rng), (), unit).on(labels.space)
+        (
+            source
+            if isinstance(source, Latency)
+            else _fit(_at_most(source, _SOURCE_AT_MOST, rng), (), unit)
+        ).on(labels.space)
         for source in sources
     ]
     timed = replace(labels, columns={**labels.columns, ORDER: _order(labels).astype(np.str_)})

@@ -1,0 +1,254 @@
+"""How well the predictors foretell real measurements, in one run.
+
+    python benchmarks/predictors.py --data DATA [--draws 5] [--part accuracy|latency] [--plots DIR]
+
+DATA holds `accuracy/ofa_mbv3_w1.0.csv` (measured top-1 of sub-networks) and
+`latency/gpu_latency_ms.csv` (measured latencies on nine device settings). Each figure is a mean
+over random splits: what is not learnt from is predicted. Beside the accuracy predictor stands the
+authors' recipe, the perceptron of PyPI `ofa` (three layers of 400) trained on the same labels, if
+that package is installed. Prints tables in Markdown, or with --json one object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceforall import families, predictors, records
+from onceforall.predictors.base import Report, held_out
+from onceforall.records import Labels
+
+FAMILY = "ofa_mbv3_w1.0"
+ACCURACY_SIZES, LATENCY_SIZES = (100, 500, 1250), (10, 50, 900)
+SOURCE_SIZE = 600  # records of each other device
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the measurements")
+    parser.add_argument("--draws", type=int, default=5, help="random splits for each figure")
+    parser.add_argument("--part", choices=("accuracy", "latency"), help="only this part")
+    parser.add_argument("--plots", type=Path, help="folder for predicted against measured (PNG)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    results: dict[str, Any] = {}
+    if given.part != "latency":
+        path = given.data / "accuracy" / f"{FAMILY}.csv"
+        labels = records.read_labels(path, families.get(FAMILY).space, "top1")
+        results["accuracy"] = accuracy(labels, given.draws, given.plots)
+        results["speed"] = speed(labels)
+    if given.part != "accuracy":
+        path = given.data / "latency" / "gpu_latency_ms.csv"
+        results["latency"] = latency(path, given.draws, given.plots)
+    if given.json:
+        print(json.dumps(results))
+        return
+    for name, rows in results.items():
+        print(f"\n{name}\n")
+        headers = list(rows[0])
+        print("| " + " | ".join(headers) + " |\n|" + "---|" * len(headers))
+        for row in rows:
+            print("| " + " | ".join(_shown(row[h]) for h in headers) + " |")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def split(n: int, size: int, draw: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    order = np.random.default_rng(1000 + draw).permutation(n)
+    return order[:size], order[size:]
+
+
+def mean_of(reports: list[Report], *names: str) -> dict[str, float]:
+    return {name: float(np.mean([getattr(r, name) for r in reports])) for name in names}
+
+
+# --- accuracy
+
+
+def accuracy(labels: Labels, draws: int, plots: Path | None) -> Rows:
+    rows = []
+    for method in ("onceforall", "onceforall, shard known", "ofa's perceptron"):
+        for size in ACCURACY_SIZES:
+            reports = []
+            for draw in range(draws):
+                train, test = (labels.take(part) for part in split(len(labels), size, draw))
+                if method == "ofa's perceptron":
+                    mean = perceptron(train, test, draw)
+                    if mean is None:
+                        break
+                    report = held_out(mean, None, test.values, size)
+                else:
+                    covariates = ("shard",) if "shard" in method else ()
+                    model = predictors.fit_accuracy(train, covariates, test_fraction=0)
+                    given = {name: test.columns[name] for name in covariates}
+                    found = model.predict(test.population, **given)
+                    report = held_out(found.mean, found.std, test.values, size)
+                    if plots is not None and draw == 0:
+                        name = f"accuracy_{size}{'_shard' if covariates else ''}"
+                        plot(plots, name, found.mean, found.std, test.values, "top-1, %")
+                reports.append(report)
+            if reports:
+                names = ("rmse", "kendall_tau", "spearman", "coverage90")
+                rows.append({"method": method, "labels": size, **mean_of(reports, *names)})
+                print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def perceptron(train: Labels, test: Labels, seed: int) -> NDArray[np.float64] | None:
+    """The authors' predictor trained with Adam on the L1 error for 2000 steps; None without
+    `ofa`. The shard is not known to it."""
+    try:
+        from ofa.nas.accuracy_predictor import AccuracyPredictor, MobileNetArchEncoder
+    except ImportError:
+        return None
+    import torch
+
+    torch.manual_seed(seed)
+    encoder = MobileNetArchEncoder(image_size_list=[128, 160, 192])
+    model = AccuracyPredictor(encoder, 400, 3, device="cpu")
+    mean, scale = float(train.values.mean()), float(train.values.std())
+    x, fresh = (torch.tensor(codes(encoder, part), dtype=torch.float32) for part in (train, test))
+    y = torch.tensor((train.values - mean) / scale, dtype=torch.float32)
+    model.base_acc.data.zero_()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    steps = 2000
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (min(256, len(x)),))
+        loss = (model(x[rows]).squeeze() - y[rows]).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return mean + scale * model(fresh).squeeze().numpy().astype(np.float64)
+
+
+def codes(encoder: Any, labels: Labels) -> NDArray[np.float64]:
+    """(n, inputs) the archs as `ofa` codes them."""
+    out = []
+    for arch in labels.space.decode(labels.population):
+        lists: dict[str, list[Any]] = {"ks": [], "e": [], "d": list(arch.depths)}
+        for stage in arch.stages:
+            lists["ks"] += [b.kernel for b in stage] + [3] * (4 - len(stage))
+            lists["e"] += [b.expand for b in stage] + [3] * (4 - len(stage))
+        out.append(encoder.arch2feature({**lists, "image_size": arch.resolution}))
+    return np.array(out)
+
+
+def speed(labels: Labels) -> Rows:
+    """Seconds of this thread, so that other work on the machine does not count."""
+    train = labels.take(split(len(labels), 1250, 0)[0])
+    start = time.process_time()
+    model = predictors.fit_accuracy(train, ("shard",))
+    fit = time.process_time() - start
+    population = labels.space.sample(np.random.default_rng(0), 50_000)
+    model.predict(population[:10])
+    start = time.process_time()
+    model.predict(population)
+    per_second = len(population) / (time.process_time() - start)
+    return [{"fit of 1250 labels, s": fit, "archs a second, mean and uncertainty": per_second}]
+
+
+# --- latency
+
+
+def latency(path: Path, draws: int, plots: Path | None) -> Rows:
+    space = families.get(FAMILY).space
+    names = records.read_archs(path, space).latencies()
+    every = {name: records.read_labels(path, space, name, positive=True) for name in names}
+    sources = {name: _source(labels) for name, labels in every.items()}
+    rows: Rows = []
+    cases = [(size, False, False) for size in LATENCY_SIZES]
+    for size, with_source, timed in [*cases, (900, False, True), (10, True, False)]:
+        found = {}
+        for name in names:
+            others = [sources[n] for n in names if _gpu(n) != _gpu(name)] if with_source else []
+            reports = []
+            for draw in range(draws):
+                labels = every[name]
+                train, test = split(len(labels), size, draw)
+                learnt = labels.take(train)
+                if timed:
+                    learnt = _timed(learnt, train)
+                model = predictors.fit_latency(learnt, others, test_fraction=0)
+                given = {"order": test} if timed and model.drift is not None else {}
+                told = model.predict(labels.population[test], **given)
+                reports.append(held_out(told.mean, told.std, labels.values[test], size))
+                if plots is not None and draw == 0 and not timed:
+                    title = f"latency_{name}_{size}{'_source' if with_source else ''}"
+                    plot(plots, title, told.mean, told.std, labels.values[test], "ms")
+            found[name] = mean_of(reports, "spearman", "mape", "coverage90")
+            print(size, with_source, timed, name, found[name], file=sys.stderr, flush=True)
+        for batch, kept in (
+            ("32/64", [n for n in names if not n.endswith("_1")]),
+            ("1", [n for n in names if n.endswith("_1")]),
+            ("all", names),
+        ):
+            means = {k: float(np.mean([found[n][k] for n in kept])) for k in found[names[0]]}
+            how = "others as source" if with_source else "time of measuring known" if timed else ""
+            rows.append({"records": size, "batch": batch, "how": how, **means})
+    for name in names:
+        rows.append({"records": 10, "batch": name, "how": "others as source", **found[name]})
+    return rows
+
+
+def _source(labels: Labels) -> predictors.Latency:
+    rows = np.random.default_rng(0).permutation(len(labels))[:SOURCE_SIZE]
+    return predictors.fit_latency(labels.take(rows), test_fraction=0)
+
+
+def _timed(labels: Labels, when: NDArray[np.intp]) -> Labels:
+    return Labels(
+        labels.space,
+        labels.metric,
+        labels.population,
+        labels.values,
+        {"order": when.astype(np.str_)},
+    )
+
+
+def _gpu(name: str) -> str:
+    return name.rsplit("_", 1)[0]
+
+
+def plot(
+    folder: Path,
+    name: str,
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64] | None,
+    measured: NDArray[np.float64],
+    unit: str,
+) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+    axes.errorbar(measured, mean, yerr=std, fmt=".", ms=2, lw=0.3, alpha=0.5)
+    ends = [float(measured.min()), float(measured.max())]
+    axes.plot(ends, ends, color="black", lw=0.8)
+    axes.set_xlabel(f"measured, {unit}")
+    axes.set_ylabel(f"predicted, {unit}")
+    axes.set_title(name)
+    figure.tight_layout()
+    figure.savefig(folder / f"{name}.png", dpi=100)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
