@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from onceforall.errors import InputError
-from onceforall.search import Infeasible, Limit, search
+from onceforall.search import Infeasible, Limit, nondominated, pareto, search
+from onceforall.search.additive import Costs, Regression, best_archs, cells
+from onceforall.search.guided import changes
 from onceforall.space import Population, Space, Stage
 from onceforall.tables import Place, Table
 
@@ -185,3 +187,153 @@ def test_settings_that_make_no_sense():
         search(SPACE, lambda p: np.full(len(p), np.nan))
     with pytest.raises(InputError, match="shape"):
         search(SPACE, lambda p: np.zeros((len(p), 2)))
+
+
+# --- the parts of guided search
+
+
+def test_the_additive_model_is_a_table(everything):
+    """A table that does not depend on the resolution is learnt exactly."""
+    gain = Table.build(SPACE, lambda p: noise(5)(p._replace(resolution=0)), lambda r, w: r * 0.1)
+    where = cells(SPACE)
+    some = np.random.default_rng(0).permutation(everything)[:900]
+    model = Regression(where.design(some), gain(some), np.ones(len(some)), 1e-6)
+    predicted = model.offset + where.design(everything) @ model.mean
+    np.testing.assert_allclose(predicted, gain(everything), atol=1e-3)
+    draws = model.draws(np.random.default_rng(0), 4)
+    np.testing.assert_array_equal(draws[0], model.mean)
+    assert np.abs(draws[1:] - model.mean).max() > 0
+
+
+def test_prices_lead_to_the_best_archs(everything):
+    """Without limits exactly; with one, within it and near the best."""
+    where = cells(SPACE)
+    models = np.random.default_rng(0).random((3, where.size))
+    latency = tables(SPACE)[1]
+    values = where.design(everything) @ models.T  # (archs, models)
+    resolution = everything[:, 0]
+
+    rows, scores, _ = best_archs(SPACE, models, None, np.arange(2))
+    best = [values[resolution == r, m].max() for m in range(3) for r in range(2)]
+    np.testing.assert_allclose(scores, best)
+    np.testing.assert_allclose((where.design(rows) @ models.T)[range(6), [0, 0, 1, 1, 2, 2]], best)
+
+    bound = float(np.median(latency(everything)))
+    costs = Costs(SPACE, [latency], [-np.inf], [bound])
+    rows, scores, _ = best_archs(SPACE, models, costs, np.arange(2))
+    inside = latency(everything) <= bound
+    best = [values[inside & (resolution == r), m].max() for m in range(3) for r in range(2)]
+    assert len(rows) == 6
+    assert (latency(rows) <= bound).all()
+    assert (scores <= np.array(best) + 1e-9).all()
+    assert (scores >= 0.9 * np.array(best)).all()
+
+
+def test_changes_are_all_archs_one_step_away(everything):
+    rng = np.random.default_rng(0)
+    for row in SPACE.sample(rng, 10):
+        near, place = changes(SPACE, row)
+        assert len(near) == len(place) == len({r.tobytes() for r in near})
+        assert row.tobytes() not in {r.tobytes() for r in near}
+        np.testing.assert_array_equal(near, SPACE.canonical(near))
+        # one gene more or less at depth, width and resolution; a block's two genes together
+        genes = SPACE.genes
+        for changed in near:
+            kinds = {(genes[c].kind, genes[c].stage) for c in np.flatnonzero(changed != row)}
+            structural = {k for k in kinds if k[0] in ("resolution", "width", "depth")}
+            assert len(structural) <= 1
+            assert len({stage for _, stage in kinds}) == 1
+
+
+# --- fronts
+
+
+def test_nondominated_by_hand():
+    points = np.array([[1, 5], [2, 4], [2, 6], [3, 3], [3, 3], [4, 3.5], [0, 9]], float)
+    np.testing.assert_array_equal(
+        nondominated(points), [True, True, False, True, False, False, True]
+    )
+
+
+@pytest.mark.parametrize("method", ["guided", "evolution"])
+def test_a_front_over_budgets_of_two_costs(method, everything):
+    latency = tables(SPACE)[1]
+    other = Table.build(SPACE, noise(8), name="other")
+    budgets = {
+        "latency": list(np.quantile(latency(everything), (0.1, 0.4, 0.8))),
+        "other": list(np.quantile(other(everything), (0.05, 0.5))),
+    }
+    found = pareto(
+        SPACE,
+        not_additive,
+        {"latency": latency, "other": other},
+        budgets=budgets,
+        evaluations=20_000,
+        method=method,
+    )
+    values = not_additive(everything)
+    wanted = [(latency, b) for b in budgets["latency"]] + [(other, b) for b in budgets["other"]]
+    assert len(found) == 5
+    for result, (table, budget) in zip(found, wanted, strict=True):
+        assert result.value == pytest.approx(values[table(everything) <= budget].max(), rel=1e-9)
+        assert result.limits == {
+            "latency": latency.of(result.arch),
+            "other": other.of(result.arch),
+        }
+    assert found[0].evaluations == found[-1].evaluations <= len(everything)
+
+
+def test_nsga2_finds_the_front(everything):
+    pytest.importorskip("pymoo")
+    latency = tables(SPACE)[1]
+    found = pareto(
+        SPACE, not_additive, {"latency": latency}, evaluations=4000, method="nsga2", seed=1
+    )
+    points = np.column_stack([latency(everything), -not_additive(everything)])
+    front = points[nondominated(points)]
+    reached = np.array([[r.limits["latency"], -r.value] for r in found])
+    assert (np.diff(reached[:, 0]) > 0).all()
+    assert (np.diff(reached[:, 1]) < 0).all()
+    # hypervolume below the worst corner, against the true front's
+    assert _area(reached, points.max(0)) >= 0.97 * _area(front, points.max(0))
+
+
+def _area(front: np.ndarray, corner: np.ndarray) -> float:
+    """What a front of two goals dominates, up to a corner."""
+    front = front[np.argsort(front[:, 0])]
+    rights = np.append(front[1:, 0], corner[0])
+    return float(((rights - front[:, 0]) * (corner[1] - front[:, 1])).sum())
+
+
+def test_fronts_refuse_what_makes_no_sense():
+    gain, latency, _ = tables(SPACE)
+    with pytest.raises(InputError, match="no cost"):
+        pareto(SPACE, gain, {})
+    with pytest.raises(InputError, match="'macs' is not one of the costs"):
+        pareto(SPACE, gain, {"latency": latency}, budgets={"macs": [1.0]})
+    with pytest.raises(Infeasible, match="limit latency"):
+        pareto(SPACE, gain, {"latency": latency}, budgets={"latency": [0.0]})
+    with pytest.raises(InputError, match="method: 'exact'"):
+        pareto(SPACE, gain, {"latency": latency}, method="exact")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("budget", [20.0, 25.0, 30.0, 35.0, 40.0])
+def test_better_than_the_published_evolution_with_a_25th_of_its_evaluations(data_dir, budget):
+    """Note10 tables and the authors' predictor; means of 3 runs of 50,100 evaluations there."""
+    from onceforall.predictors.published import note10, read_perceptron
+
+    published = {20.0: 80.50, 25.0: 81.72, 30.0: 82.65, 35.0: 83.15, 40.0: 83.91}
+    predictor = read_perceptron(data_dir / "predictors" / "acc_predictor.pth")
+    predictor = predictor.on(
+        Space(predictor.space.family, (160, 176, 192, 208, 224), predictor.space.stages)
+    )
+    latency = note10(data_dir / "note10", predictor.space)
+    found = search(
+        predictor.space,
+        lambda population: predictor.predict(population).mean,
+        [Limit("latency", latency, at_most=budget, unit="ms")],
+        evaluations=2000,
+    )
+    assert found.limits["latency"] <= budget
+    assert found.value >= published[budget]

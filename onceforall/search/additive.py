@@ -163,10 +163,11 @@ def best_archs(
     edge = np.broadcast_to([0.0, -np.inf], (len(models), 2))
     models = np.concatenate([models, edge], axis=1)
     rest = models[:, where.resolutions[resolutions]]  # (models, resolutions)
+    of = np.broadcast_to(resolutions, rest.shape)
     if costs is None:
-        rows, gains, _ = _priced(space, models, None, None, resolutions)
+        chosen, gains, _ = _priced(space, models, None, None, resolutions)
         none = np.zeros((0, 1, len(resolutions)))
-        return rows.reshape(-1, rows.shape[-1]), (gains + rest).ravel(), none
+        return _rows(space, chosen, of).reshape(-1, len(space.genes)), (gains + rest).ravel(), none
     shape = (len(costs.low), *rest.shape)  # (limits, models, resolutions)
     given = costs.cells[:, resolutions], costs.fixed[:, resolutions]
     # a price's scale: the spread of the models' numbers over the spread of the cost's
@@ -176,20 +177,20 @@ def best_archs(
     known = prices is not None
     step = np.broadcast_to(scale, shape) * (2 * _SHRINK ** (_STEPS - _FEWER) if known else 2)
     prices = np.zeros(shape) if prices is None else np.broadcast_to(prices, shape)
-    best: Population = np.zeros((*rest.shape, len(space.genes)), np.int8)
+    best = np.zeros((*rest.shape, sum(stage.blocks + 2 for stage in space.stages)), np.intp)
     score = np.full(rest.shape, -np.inf)
     for _ in range(_FEWER if known else _STEPS):
-        rows, gains, values = _priced(space, models, given, prices, resolutions)
+        chosen, gains, values = _priced(space, models, given, prices, resolutions)
         over, under = values > costs.high, values < costs.low
         better = ~(over | under).any(0) & (gains + rest > score)
-        best[better], score[better] = rows[better], (gains + rest)[better]
+        best[better], score[better] = chosen[better], (gains + rest)[better]
         # prices follow what they are there for: up where there is too much, down to 0 otherwise
         way = np.where(over, 1.0, np.where(under, -1.0, -np.sign(prices)))
         moved = prices + step * way
         prices = np.where(~(over | under) & (moved * prices < 0), 0.0, moved)
         step = step * _SHRINK
     met = score > -np.inf
-    return best[met], score[met], prices[:, :1]
+    return _rows(space, best[met], of[met]), score[met], prices[:, :1]
 
 
 def _priced(
@@ -198,14 +199,14 @@ def _priced(
     costs: tuple[Floats, Floats] | None,
     prices: Floats | None,  # (limits, models, resolutions)
     resolutions: NDArray[np.intp],
-) -> tuple[Population, Floats, Floats]:
+) -> tuple[NDArray[np.intp], Floats, Floats]:
     """The best arch for each model and resolution when costs have a price.
 
     Dynamic programming over the stages, with the width of the last as the state.
 
     Returns:
-        archs (models, resolutions, genes); the blocks' gains under the model (models,
-        resolutions), without prices; the costs (limits, models, resolutions).
+        what was chosen (models, resolutions, choices), for `_rows`; the blocks' gains under the
+        model (models, resolutions), without prices; the costs (limits, models, resolutions).
     """
     m, r = len(models), len(resolutions)
     where = cells(space)
@@ -235,30 +236,40 @@ def _priced(
     if costs is not None and prices is not None:
         total = total - np.einsum("lmr,lrw->mrw", prices, costs[1])
     width = total.argmax(-1)  # (models, resolutions)
-    rows = np.zeros((m, r, len(space.genes)), np.int8)
-    rows[..., 0] = resolutions
     i, j = np.indices((m, r))
     fixed = 0.0 if costs is None else costs[1][:, j, width]
-    places = []
-    column = len(space.genes)
+    places, choices = [], []
     for stage, groups, (before, depth) in zip(
         reversed(space.stages), reversed(where.groups), reversed(back), strict=True
     ):
-        column -= 2 + 2 * stage.blocks
         came = before[i, j, width]
         deep = depth[i, j, came, width]
-        rows[..., column], rows[..., column + 1] = width, deep
         group = np.stack([g[came if b == 0 else 0, width] for b, g in enumerate(groups)], -1)
         place = option[i[..., None], j[..., None], group]  # (models, resolutions, blocks)
-        absent = np.arange(stage.blocks) >= np.array(stage.depth)[deep][..., None]
-        place[absent] = where.size
+        place[np.arange(stage.blocks) >= np.array(stage.depth)[deep][..., None]] = where.size
         places.append(place)
+        choices += [width[..., None], deep[..., None], place]
         width = came
-        end = column + 2 + 2 * stage.blocks
-        rows[..., column + 2 : end : 2] = where.kernel[place]
-        rows[..., column + 3 : end : 2] = where.expand[place]
+    chosen = np.concatenate(choices, axis=-1)
     place = np.concatenate(places, axis=-1)
     gains = models[i[..., None], place].sum(-1)
     if costs is None:
-        return rows, gains, np.zeros((0, m, r))
-    return rows, gains, fixed + costs[0][:, j[..., None], place].sum(-1)
+        return chosen, gains, np.zeros((0, m, r))
+    return chosen, gains, fixed + costs[0][:, j[..., None], place].sum(-1)
+
+
+def _rows(space: Space, chosen: NDArray[np.intp], resolutions: NDArray[np.intp]) -> Population:
+    """The archs that `_priced` chose: for each stage, the last first, width, depth and blocks."""
+    where = cells(space)
+    rows = np.zeros((*chosen.shape[:-1], len(space.genes)), np.int8)
+    rows[..., 0] = resolutions
+    at, column = 0, len(space.genes)
+    for stage in reversed(space.stages):
+        column -= 2 + 2 * stage.blocks
+        rows[..., column : column + 2] = chosen[..., at : at + 2]
+        place = chosen[..., at + 2 : at + 2 + stage.blocks]
+        end = column + 2 + 2 * stage.blocks
+        rows[..., column + 2 : end : 2] = where.kernel[place]
+        rows[..., column + 3 : end : 2] = where.expand[place]
+        at += 2 + stage.blocks
+    return rows

@@ -28,7 +28,7 @@ from onceforall.search.problem import (
 from onceforall.space import Population, Space
 from onceforall.tables import Table
 
-EVALUATIONS = 2000  # a budget, where nothing else is said
+EVALUATIONS = 1200  # a budget, where nothing else is said
 POINTS = 8  # budgets a cost, likewise
 TOP = 5  # candidates of each result
 METHODS = {"evolution": evolution.run, "guided": guided.run}
@@ -53,7 +53,7 @@ def pareto(
         costs: functions of populations, less is better; tables for exact decisions.
         budgets: for each cost the largest values allowed; 8 over its range where None.
         limits: that every arch must meet as well.
-        evaluations, seconds: for all budgets together; 2000 evaluations a budget where None.
+        evaluations, seconds: for all budgets together; 1200 evaluations a budget where None.
         method: "guided" (also "auto"), "evolution", or "nsga2": one run of NSGA-II (Deb et al.,
             2002, by pymoo) over objective and all costs, whose front takes the place of budgets.
 
@@ -206,8 +206,10 @@ def _nsga2(
     class Trade(Goals):
         def _evaluate(self, x: Population, out: dict[str, Floats], *args: object) -> None:
             rows = space.canonical(x.astype(np.int8))
-            gain = archive.values[archive.evaluate(rows)]
-            out["F"] = np.column_stack([-gain, *(cost(rows) for cost in costs.values())])
+            at = archive.evaluate(rows)
+            out["F"] = np.column_stack(
+                [-archive.values[at], *(cost(rows) for cost in costs.values())]
+            )
             out["G"] = problem.violation(rows)[:, None]
 
     genes = len(space.genes)

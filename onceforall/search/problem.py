@@ -306,7 +306,7 @@ class Problem:
 def violation(limits: Sequence[Limit], population: Population) -> Floats:
     """(n,) the sum of the limits' excesses; NaN of a quantity is outside of any bound."""
     total = np.zeros(len(population))
-    for limit in limits:
+    for limit in limits if len(population) else ():
         values = np.asarray(limit.value(population), float)
         total += np.where(np.isnan(values), np.inf, limit.excess(values))
     return total
