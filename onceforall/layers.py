@@ -262,7 +262,10 @@ def _outputs(name: str) -> tuple[tuple[str, int], ...]:
 
 def init_weights(network: nn.Module, generator: torch.Generator | None = None) -> None:
     """He's initialisation by fan-out, divided by groups (the authors' code does not divide, which
-    starts depthwise kernels near zero; batch norm makes the two equal in what they compute)."""
+    starts depthwise kernels near zero; batch norm makes the two equal in what they compute).
+    On the meta device there is nothing to initialise."""
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             k = module.kernel_size[0] * module.kernel_size[1]

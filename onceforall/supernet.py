@@ -45,7 +45,9 @@ class SuperNet(nn.Module):
         for s, stage in enumerate(family.space.stages):
             for b in range(stage.blocks):
                 for large, small in zip(stage.kernel[:0:-1], stage.kernel[-2::-1], strict=True):
-                    matrix = nn.Parameter(torch.eye(small * small))
+                    matrix = nn.Parameter(torch.empty(small * small, small * small))
+                    if not matrix.is_meta:  # where it would load torch's compiler, for seconds
+                        nn.init.eye_(matrix)
                     self.transforms[f"{block_name(s, b)}_{large}to{small}"] = matrix
         self._skeletons: dict[tuple[str, Layer], nn.Module] = {}  # on the meta device: no weights
 

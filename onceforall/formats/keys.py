@@ -8,7 +8,7 @@ one a file is written in and is strict about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -132,7 +132,7 @@ def _number(name: str, count: int) -> int:
 
 def spell(place: Place, tensor: str, spelling: Spelling) -> str:
     """What a layer's tensor, such as `expand.conv.weight`, is called in a file."""
-    path, kind = tensor.rsplit(".", 1)
+    path, _, kind = tensor.rpartition(".")
     if spelling.mmrazor:
         return spelling.prefix + _spell_mmrazor(place, path, kind)
     if place.layer.make is MBConv:
@@ -179,7 +179,7 @@ def network_names(
     for place in places(family, arch, numbers):
         for tensor in _tensors(place.layer):
             ours = f"{place.name}.{tensor}"
-            names[ours] = spell(place, tensor if "." in tensor else f"linear.{tensor}", spelling)
+            names[ours] = spell(place, tensor, spelling)
     return names
 
 
@@ -212,31 +212,51 @@ def _tensors(layer: Layer) -> tuple[str, ...]:
         return tuple(layer.build().state_dict())
 
 
+def shapes_at_the_ends(found: list[Place]) -> dict[tuple[Place, str], torch.Size]:
+    """The tensors of a network's first and last layers: enough to tell spellings and widths."""
+    with torch.device("meta"):
+        return {
+            (place, tensor): value.shape
+            for place in {*found[:3], *found[-3:]}
+            for tensor, value in place.layer.build().state_dict().items()
+        }
+
+
+def hits(
+    tensors: Mapping[str, Tensor],
+    ends: Mapping[tuple[Place, str], torch.Size],
+    spelling: Spelling,
+) -> tuple[int, int]:
+    """How many of these tensors a file has in their shapes, and how many by name."""
+    given = [(tensors.get(spell(*key, spelling)), shape) for key, shape in ends.items()]
+    named = [(tensor, shape) for tensor, shape in given if tensor is not None]
+    return sum(tensor.shape == shape for tensor, shape in named), len(named)
+
+
 def translate(
     tensors: Mapping[str, Tensor],
-    names: Iterable[dict[str, str]],
+    names: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> dict[str, Tensor]:
     """A file's tensors under our names.
 
     Args:
-        names: ours -> the file's, one map a spelling; that with most hits is taken.
+        names: ours -> the file's.
         shapes: of each of our tensors.
 
     Raises:
         InputError: names the first key that is missing, unknown or of a wrong shape.
     """
-    best = max(names, key=lambda m: sum(n in tensors for n in m.values()))
-    for ours, theirs in best.items():
+    for ours, theirs in names.items():
         if theirs not in tensors:
             raise InputError(f"{where}: key {theirs!r} is missing")
         found = tuple(tensors[theirs].shape)
         if found != shapes[ours]:
             raise InputError(f"{where}: key {theirs!r}: {found} given, {shapes[ours]} expected")
-    known = set(best.values())
+    known = set(names.values())
     extra = [n for n in tensors if n not in known]
     if extra:
         more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
         raise InputError(f"{where}: key {extra[0]!r} is unknown{more}")
-    return {ours: tensors[theirs] for ours, theirs in best.items()}
+    return {ours: tensors[theirs] for ours, theirs in names.items()}

@@ -142,12 +142,14 @@ def _resolution(data: dict[str, Any], path: Path) -> int:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file looks like safetensors, as our checkpoints are."""
+    """Whether a file looks like safetensors, as our checkpoints are: the length of a header, of at
+    most 100 MB (no text begins so), and the header, which is JSON."""
     try:
         with path.open("rb") as file:
-            return file.read(9)[8:] == b"{"
+            start = file.read(9)
     except OSError:
         return False
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000
 
 
 def write_network(path: Path, network: StaticNetwork, form: str) -> list[Path]:

@@ -21,9 +21,13 @@ from onceforall.formats.keys import (
     MMRAZOR,
     OFFICIAL_NETWORK,
     OFFICIAL_SUPERNET,
+    Place,
     Spelling,
     block_numbers,
+    hits,
     network_names,
+    places,
+    shapes_at_the_ends,
     supernet_names,
     translate,
 )
@@ -88,21 +92,13 @@ def detect_family(tensors: Mapping[str, Tensor], path: Path) -> Family:
         if re.search(r"(classifier|head)\..*bias$", key):
             classes = len(tensor)
 
-    def hits(family: Family) -> int:
-        shapes = _supernet_shapes(family)
-        return max(
-            sum(
-                theirs in tensors and tuple(tensors[theirs].shape) == shapes[ours]
-                for ours, theirs in names.items()
-            )
-            for names in _supernet_spellings(family)
-        )
-
-    found = [
-        (hits(family), family) for family in (families.get(n, classes=classes) for n in OFFICIAL)
-    ]
+    found = []
+    for family in (families.get(name, classes=classes) for name in OFFICIAL):
+        ends = shapes_at_the_ends(places(family, family.space.largest()))
+        fitting = max(hits(tensors, ends, s) for s in _supernet_spellings(family))
+        found.append((fitting, family))
     most, family = max(found, key=lambda pair: pair[0])
-    if most == 0:
+    if most == (0, 0):
         raise InputError(f"{path}: of none of the supernets {choices(OFFICIAL)}")
     return family
 
@@ -162,7 +158,8 @@ def _to_network(
     try:
         spellings = _spellings(tensors, family, OFFICIAL_NETWORK)
         numbers = _block_numbers(tensors, len(block_numbers(family, arch)))
-        names = [network_names(family, arch, spelling, numbers) for spelling in spellings]
+        spelling = _spelling(tensors, places(family, arch, numbers), spellings)
+        names = network_names(family, arch, spelling, numbers)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     _assign(network, tensors, names, path)
@@ -180,27 +177,31 @@ def _to_supernet(tensors: Mapping[str, Tensor], family: Family, path: Path) -> S
         supernet = SuperNet(family)
     try:
         _spellings(tensors, family, ())
-        names = _supernet_spellings(family)
+        found = places(family, family.space.largest())
+        names = supernet_names(family, _spelling(tensors, found, _supernet_spellings(family)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     _assign(supernet, tensors, names, path)
     return supernet
 
 
-def _supernet_spellings(family: Family) -> list[dict[str, str]]:
+def _supernet_spellings(family: Family) -> tuple[Spelling, ...]:
     own = MMRAZOR if family.name in MMRAZOR_FAMILIES else ()
-    return [supernet_names(family, spelling) for spelling in (*OFFICIAL_SUPERNET, *own)]
+    return (*OFFICIAL_SUPERNET, *own)
 
 
-def _supernet_shapes(family: Family) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(t.shape) for name, t in SuperNet(family).state_dict().items()}
+def _spelling(
+    tensors: Mapping[str, Tensor], found: list[Place], spellings: Iterable[Spelling]
+) -> Spelling:
+    """The one that a file is written in."""
+    ends = shapes_at_the_ends(found)
+    return max(spellings, key=lambda spelling: hits(tensors, ends, spelling)[1])
 
 
 def _assign(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
-    names: Iterable[dict[str, str]],
+    names: Mapping[str, str],
     path: Path,
 ) -> None:
     """Gives a module that has no memory yet the tensors of a file."""
