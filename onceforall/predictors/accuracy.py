@@ -60,6 +60,8 @@ _MOST_LEVELS = 16
 _TEMPER = 0.5  # of the leave-one-out likelihoods that weigh the candidates
 _LEAST_WEIGHT = 0.1  # a candidate of less is left out
 _CHUNK = 2048  # archs at a time: what is computed between stays in the cache
+_CHOSEN_ON = 1500  # records that the candidates are weighed on: a left-out error costs n^3
+_MOST_RECORDS = 5000  # a random part of more is learnt from: a process costs n^2 of memory
 _SUBSET = 400  # records that the kernel's parameters are found on
 
 
@@ -285,7 +287,8 @@ def fit_accuracy(
     fewer than 200, of five fits that each left out a fifth); the predictor returned has seen all.
     `covariates` are columns of the labels that hold the circumstances of a measurement (which
     part of the images it was taken on): each value is a level with an effect of its own. `prior`
-    is another predictor, of any unit, whose output is one more feature.
+    is another predictor, of any unit, whose output is one more feature. Of more than 5000 labels
+    a random 5000 are learnt from.
 
     Raises:
         InputError: too few labels, all the same, or a covariate of too many levels.
@@ -294,6 +297,8 @@ def fit_accuracy(
     for name in covariates:
         _covariate(labels, name)
     hint = None if prior is None else prior.on(labels.space)
+    if len(labels) > _MOST_RECORDS:
+        labels = labels.take(np.random.default_rng(seed).permutation(len(labels))[:_MOST_RECORDS])
 
     def fit(part: Labels) -> Accuracy:
         return _fit(part, covariates, hint, unit)
@@ -364,12 +369,17 @@ def _fit(labels: Labels, covariates: Sequence[str], prior: Predictor | None, uni
         scale,
     )
     groups = inputs.learnt()
-    processes = []
-    for candidate in CANDIDATES.values():
-        kernel = candidate.with_linear(inputs.more())
-        processes.append(gp.fit(kernel, groups, labels.values, subset=_SUBSET, refine=0))
+    rows = np.random.default_rng(0).permutation(len(labels))[:_CHOSEN_ON]
+    some = groups if len(rows) == len(labels) else {k: v[rows] for k, v in groups.items()}
+    values = labels.values if len(rows) == len(labels) else labels.values[rows]
+    processes = [
+        gp.fit(candidate.with_linear(inputs.more()), some, values, subset=_SUBSET, refine=0)
+        for candidate in CANDIDATES.values()
+    ]
     weighed = zip(_weights(processes), processes, strict=True)
     kept = [(share, process) for share, process in weighed if share > 0]
+    if values is not labels.values:
+        kept = [(share, process.on(groups, labels.values)) for share, process in kept]
     return Accuracy(inputs, kept, labels.metric, unit, labels.space)
 
 

@@ -255,6 +255,11 @@ class GP:
             arrays.get("inflation"),
         )
 
+    def on(self, groups: Groups, targets: Floats) -> GP:
+        """A process of the same parameters on other records."""
+        used = {name: groups[name] for name in self.groups}
+        return GP(self.kernel, self.theta, used, targets, self.offset, self.scale)
+
     @property
     def noise_std(self) -> float:
         return self.scale * float(np.sqrt(self.noise))

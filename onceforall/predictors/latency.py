@@ -49,7 +49,7 @@ LEAST_RECORDS = 3
 _CHUNK = 2048  # archs at a time: what is computed between stays in the cache
 TAILS = 1.3  # the 90% interval of a Student-t of 4 degrees of freedom to that of a normal
 _PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
-_SOURCE_AT_MOST = 600
+_SOURCE_AT_MOST, _MOST_RECORDS = 600, 4000  # a random part of more is learnt from
 _ROUNDS = 3  # of Student-t weights in the process
 
 
@@ -217,7 +217,8 @@ def fit_latency(
     With a fraction of 0 nothing is held out, and there is no report. `sources` are records of other
     devices, or predictors of them: worth having while the new device has few. The labels were
     measured in the order of their column `order` or, without one, in theirs; a drift is taken out
-    of what is learnt, and put back where `predict` is told a time.
+    of what is learnt, and put back where `predict` is told a time. Of more than 4000 labels, or 600
+    of a source, a random part is learnt from.
 
     Raises:
         InputError: too few labels, a value that is not above 0, or all values the same.
@@ -232,7 +233,9 @@ def fit_latency(
         ).on(labels.space)
         for source in sources
     ]
-    timed = replace(labels, columns={**labels.columns, ORDER: _order(labels).astype(np.str_)})
+    order = _order(labels).astype(np.str_)
+    timed = replace(labels, columns={**labels.columns, ORDER: order})
+    timed = _at_most(timed, _MOST_RECORDS, rng)
     return cross_validated(lambda part: _fit(part, others, unit), timed, (), test_fraction, seed)
 
 
