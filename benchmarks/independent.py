@@ -44,7 +44,7 @@ from onceforall.supernet import SuperNet
 
 
 def archs_of(family: Family) -> dict[str, Arch]:
-    """Smallest, middle and largest, and one drawn at random."""
+    """Smallest, middle and largest."""
     space = family.space
     middle = space.restrict(
         depth=[s.depth[len(s.depth) // 2] for s in space.stages],
@@ -53,7 +53,6 @@ def archs_of(family: Family) -> dict[str, Arch]:
     return {
         "smallest": space.smallest(),
         "middle": replace(middle, resolution=space.resolution[len(space.resolution) // 2]),
-        "random": space.random(np.random.default_rng(7)),
         "largest": space.largest(),
     }
 
@@ -66,20 +65,7 @@ def train_alone(settings: Settings, found: data.Data, arch: Arch, steps: int) ->
     network.to(memory_format=torch.channels_last)
     first = replace(settings.phases[0], steps=steps, epochs=None)
     phase = curriculum(family.space, [first.share(len(found.train), settings.batch_size)]).phases[0]
-    parameters = list(network.parameters())
-    optimizer = torch.optim.SGD(
-        [
-            {
-                "params": [p for p in parameters if p.dim() > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [p for p in parameters if p.dim() <= 1]},
-        ],
-        lr=0.0,
-        momentum=settings.momentum,
-        nesterov=True,
-        foreach=True,
-    )
+    optimizer = training.sgd(network, settings)
     place = placing(network)
     stream = found.train.stream(_batches(settings, len(found.train), arch.resolution, steps))
     for step, (images, labels) in enumerate(track(stream, "alone", steps)):

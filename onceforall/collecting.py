@@ -6,7 +6,7 @@ file that has some of them is gone on with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from onceforall.data import Data
 from onceforall.devices import Target
 from onceforall.families import Family
 from onceforall.layers import Layer
+from onceforall.predictors.labelling import choose
 from onceforall.progress import track
 from onceforall.records import Record, add, appending, read_jsonl
 from onceforall.space import Arch, Space
@@ -29,27 +30,33 @@ ROUNDS = 7  # of timing, a network
 BLOCK_SECONDS = 0.005  # of timing, a block and round
 
 
-def spread(space: Space, n: int, seed: int) -> list[Arch]:
-    """n distinct archs to measure: the smallest, the largest, and random ones. Where the space has
-    fewer, all of them."""
+def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
+    """Archs to measure, so that there are n with those there are: the smallest, the largest, then
+    others of all sizes, far from each other. Where the space has fewer, all of them."""
     if space.size <= n:
-        return list(space)
-    found = {space.smallest(): None, space.largest(): None}
-    rng = np.random.default_rng(seed)
-    while len(found) < n:  # ends: the space has more than n
-        found |= dict.fromkeys(space.decode(space.sample(rng, n)))
-    return list(found)[:n]
+        return [arch for arch in space if arch not in have]
+    ends = [arch for arch in (space.smallest(), space.largest()) if arch not in have]
+    more = n - len(have) - len(ends)
+    if more <= 0:
+        return ends[: max(0, n - len(have))]
+    known = space.encode([*have, *ends])
+    chosen = choose(space, None, known, more, np.random.default_rng((seed, len(have))))
+    return [*ends, *space.decode(chosen)]
 
 
 def accuracies(
-    supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None = None
+    supernet: SuperNet,
+    data: Data,
+    n: int,
+    path: Path,
+    images: int | None = None,
+    seed: int = 0,
 ) -> int:
-    """Appends the top-1 of each arch that the file does not have; returns how many were added.
+    """Appends top-1 accuracies until the file has those of n archs; returns how many were added.
 
     Every arch is scored on the same validation images: the first `images` of them.
     """
-    have = {r.arch for r in read_jsonl(path)} if path.exists() else set()
-    todo = [arch for arch in archs if arch not in have]
+    todo = wanted(supernet.space, _archs(path), n, seed)
     with appending(path) as file:
         for arch in track(todo, "accuracy records"):
             network = calibrated(supernet, arch, data)
@@ -59,13 +66,12 @@ def accuracies(
     return len(todo)
 
 
-def latencies(family: Family, target: Target, archs: Sequence[Arch], path: Path) -> int:
-    """Appends the latency of each arch that the file does not have; returns how many were added.
+def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:
+    """Appends latencies until the file has those of n archs; returns how many were added.
 
     Networks have fresh weights, which make no difference to the time, and are timed in turns.
     """
-    have = {r.arch for r in read_jsonl(path)} if path.exists() else set()
-    todo = [arch for arch in archs if arch not in have]
+    todo = wanted(family.space, _archs(path), n, seed)
     groups = [todo[i : i + devices.TOGETHER] for i in range(0, len(todo), devices.TOGETHER)]
     machine = devices.machine()
     with appending(path) as file:
@@ -96,6 +102,11 @@ def block_latencies(
     return layer_table(
         family, lambda layer, shape: found[layer, shape], "sum", resolutions, "latency", "ms"
     )
+
+
+def _archs(path: Path) -> list[Arch]:
+    """Those that a file of records has, each once."""
+    return list(dict.fromkeys(r.arch for r in read_jsonl(path))) if path.exists() else []
 
 
 def shape_of(family: Family, arch: Arch) -> tuple[int, int, int]:

@@ -95,7 +95,7 @@ class Settings:
     data: Source = field(default_factory=lambda: Source("fashion-mnist"))
     family: str = "mbv3_mini"
     resolutions: tuple[int, ...] | None = None
-    # pixels; None: the family's own at ImageNet size, else 5/7, 6/7 and 7/7 of the images' size
+    # pixels; None: the family's own at ImageNet size, else 6/7 and 7/7 of the images' size
     batch_size: int = 128
     # images, over all processes
     momentum: float = 0.9

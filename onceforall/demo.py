@@ -21,6 +21,7 @@ from onceforall.workshop import Workshop, open_workshop
 
 SHARES = (0.15, 0.3, 0.5, 0.75)  # budgets, between the smallest and the largest network's latency
 IMAGES = {"fashion-mnist": 3000}  # of validation, an arch is scored on: a compromise with time
+SAMPLES = 60  # archs of which there are accuracy records, and as many of latency
 CLOUD = 1500  # random sub-networks in the plot's background
 
 
@@ -46,8 +47,8 @@ def demo(
         run,
         found,
         Target(),
-        accuracy_samples=60,
-        latency_samples=60,
+        accuracy_samples=SAMPLES,
+        latency_samples=SAMPLES,
         images=IMAGES.get(name),
     )
     rows = _specialised(shop, out / "networks", budgets_ms)

@@ -65,7 +65,7 @@ def family_of(settings: Settings, data: Data) -> families.Family:
     resolutions = settings.resolutions
     if resolutions is None and data.size <= 64:
         size = max(28, data.size)
-        resolutions = tuple(sorted({round(size * share / 28) * 4 for share in (5, 6, 7)}))
+        resolutions = tuple(sorted({round(size * share / 28) * 4 for share in (6, 7)}))
     if resolutions is not None:
         options["resolutions"] = resolutions
     return families.get(settings.family, **options)
@@ -85,6 +85,18 @@ def train(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return _Run(run, settings, data, group).go()
+
+
+def sgd(module: nn.Module, settings: Settings) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; no weight decay on batch norm and biases."""
+    decayed = [p for p in module.parameters() if p.dim() > 1]
+    others = [p for p in module.parameters() if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    momentum = settings.momentum
+    return torch.optim.SGD(groups, 0.0, momentum, nesterov=momentum > 0, foreach=True)
 
 
 def _prepare_folder(run: Path, settings: Settings, resume: bool, group: Group) -> None:
@@ -256,18 +268,7 @@ class _Run:
         return network
 
     def _new_optimizer(self) -> torch.optim.SGD:
-        decayed = [p for p in self.supernet.parameters() if p.dim() > 1]
-        others = [p for p in self.supernet.parameters() if p.dim() <= 1]  # batch norm and biases
-        return torch.optim.SGD(
-            [
-                {"params": decayed, "weight_decay": self.settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=0.0,
-            momentum=self.settings.momentum,
-            nesterov=self.settings.momentum > 0,
-            foreach=True,
-        )
+        return sgd(self.supernet, self.settings)
 
     def _end(self, phase: Phase) -> None:
         """Checks the ends of the phase's space on validation images."""

@@ -71,8 +71,7 @@ def open_workshop(
     """
     space, family = run.supernet.space, run.supernet.family
     scores = run.folder / "accuracy.jsonl"
-    archs = collecting.spread(space, accuracy_samples, seed)
-    collecting.accuracies(run.supernet, data, archs, scores, images)
+    collecting.accuracies(run.supernet, data, accuracy_samples, scores, images, seed)
     accuracy = fit_accuracy(read_labels(scores, space, "top1"), seed=seed)
     if accuracy.report is not None:
         say(
@@ -81,8 +80,7 @@ def open_workshop(
             " records)"
         )
     times = run.folder / f"latency-{target}.jsonl"
-    archs = collecting.spread(space, latency_samples, seed + 1)
-    collecting.latencies(family, target, archs, times)
+    collecting.latencies(family, target, latency_samples, times, seed + 1)
     labels = read_labels(times, space, "latency_ms", positive=True)
     latency = fit_latency(labels, seed=seed)
     if latency.report is not None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ resolutions: [12, 16]
 data: {name: digits}
 batch_size: 64
 phases:
-  - {name: all, steps: 20, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}
+  - {name: all, steps: 20, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich,
+     distil: 1.0}
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
@@ -43,12 +43,12 @@ def answer(*arguments: object, cwd: Path | None = None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "recipe.yaml").write_text(RECIPE)
     done = answer("train", folder / "recipe.yaml", "seed=1", "--out", folder / "run")
     assert done["steps"] == 20
-    yield folder / "run"
+    return folder / "run"
 
 
 COMMANDS = [

@@ -29,7 +29,8 @@ phases:
   - {name: largest, steps: 6, lr: 0.1, warmup: 0.3}
   - {name: kernel, steps: 3, lr: 0.1, kernel: 2, distil: 1.0}
   - {name: expand-1, steps: 3, lr: 0.1, archs: 2, kernel: 2, depth: 2, expand: 2, distil: 1.0}
-  - {name: sandwich, steps: 3, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}
+  - {name: sandwich, steps: 3, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich,
+     distil: 1.0}
 """
 
 
@@ -126,7 +127,7 @@ def test_folders_are_not_overwritten(tmp_path: Path, digits: Data) -> None:
 def test_what_cannot_train_is_refused(tmp_path: Path, digits: Data) -> None:
     with pytest.raises(InputError, match="batch_size: 5000 is more than"):
         training.train(tmp_path / "a", recipe(tmp_path, "batch_size=5000"), digits)
-    with pytest.raises(InputError, match="the loss is .* a lower lr helps"):
+    with pytest.raises(InputError, match=r"the loss is .* a lower lr helps"):
         training.train(tmp_path / "b", recipe(tmp_path, "phases.0.lr=1e9"), digits)
     with pytest.raises(InputError, match="not finished"):
         open_run(tmp_path / "b")

@@ -47,13 +47,13 @@ def accuracy(
     Example: onceforall records accuracy runs/mine --samples 200
     """
     from onceforall import collecting
+    from onceforall.records import read_jsonl
     from onceforall.runs import open_run
 
     opened = open_run(run, data)
     path = out or run / "accuracy.jsonl"
-    archs = collecting.spread(opened.supernet.space, samples, seed)
-    added = collecting.accuracies(opened.supernet, opened.data(), archs, path, images)
-    emit({"path": str(path), "n": len(archs), "added": added}, as_json)
+    added = collecting.accuracies(opened.supernet, opened.data(), samples, path, images, seed)
+    emit({"path": str(path), "n": len(read_jsonl(path)), "added": added}, as_json)
 
 
 @records.command()
@@ -87,6 +87,7 @@ def latency(
     """
     from onceforall import collecting, devices, families
     from onceforall.files import refuse_existing
+    from onceforall.records import read_jsonl
     from onceforall.runs import open_run
 
     target = devices.Target(device, threads, batch, precision)
@@ -103,9 +104,9 @@ def latency(
         table.save(path)
         emit({"path": str(path), "n": int(table.cells.size), "device": str(target)}, as_json)
         return
-    archs = collecting.spread(found.space, samples, seed)
-    added = collecting.latencies(found, target, archs, path)
-    emit({"path": str(path), "n": len(archs), "added": added, "device": str(target)}, as_json)
+    added = collecting.latencies(found, target, samples, path, seed)
+    n = len(read_jsonl(path))
+    emit({"path": str(path), "n": n, "added": added, "device": str(target)}, as_json)
 
 
 def _whole(text: str) -> list[int]:

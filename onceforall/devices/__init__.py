@@ -1,8 +1,8 @@
 """Devices: where a network can be run and timed.
 
 A device is a function `prepare(network, example, threads, precision)` that returns a
-call to time and leaves the network as it was. More are found by the entry point `onceforall.devices`. Devices know an
-`nn.Module`, never an arch.
+call to time and leaves the network as it was. More are found by the entry point
+`onceforall.devices`. Devices know an `nn.Module`, never an arch.
 """
 
 from __future__ import annotations
