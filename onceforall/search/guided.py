@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 
 START = 160  # random archs
 SHARE = 0.45  # of the evaluations go to archs that the model proposes,
-ROUNDS = 18  # in so many rounds at most,
-BATCH = 40  # of so many archs each,
+ROUNDS = 30  # in so many rounds at most,
+BATCH = 25  # of so many archs each,
 DRAWS = 8  # the best under so many models
 LEARN = 1200  # archs that a model is learnt from, at most
 RIDGE = 0.02  # prior precision of the model's numbers, in archs
