@@ -22,8 +22,9 @@ class Phase:
 
     Attributes:
         archs: sub-networks trained on each batch; their gradients are added up.
-        rule: "random" samples them all; "sandwich" takes the largest, the smallest and
-            samples the rest, the largest teaching the others in place (Yu et al., 2019).
+        rule: "random" samples them all, at one resolution a batch (the paper's); "sandwich"
+            takes the largest, the smallest and samples the rest, each at its own resolution, the
+            largest teaching the others in place (Yu et al., 2019 and 2020).
         lr: peak learning rate: linear warm-up over `warmup` steps, then cosine to 0.
         distil: weight of the distillation loss beside the labels' (0: labels only).
         sort_channels: expand ratios formed before this phase, by which the hidden channels
@@ -48,14 +49,12 @@ class Phase:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def sample(self, seed: int, step: int) -> list[Arch]:
-        """The archs of a step, counted over the whole run; all at one resolution, that of the
-        batch."""
+        """The archs of a step, counted over the whole run."""
         rng = np.random.default_rng((seed, step))
-        resolution = int(rng.choice(self.space.resolution))
-        at = self.space.restrict(resolution=(resolution,))
         if self.rule == "sandwich":
-            ends = [at.largest(), at.smallest()][: self.archs]
-            return ends + at.decode(at.sample(rng, self.archs - len(ends)))
+            ends = [self.space.largest(), self.space.smallest()]
+            return ends + self.space.decode(self.space.sample(rng, self.archs - 2))
+        at = self.space.restrict(resolution=(int(rng.choice(self.space.resolution)),))
         return at.decode(at.sample(rng, self.archs))
 
 

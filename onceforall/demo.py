@@ -20,8 +20,8 @@ from onceforall.specialize import Limits, Special, reference, specialize
 from onceforall.workshop import Workshop, open_workshop
 
 SHARES = (0.15, 0.3, 0.5, 0.75)  # budgets, between the smallest and the largest network's latency
-IMAGES = {"fashion-mnist": 3000}  # of validation, an arch is scored on: a compromise with time
-SAMPLES = 60  # archs of which there are accuracy records, and as many of latency
+IMAGES = {"fashion-mnist": 2000}  # of validation, for accuracy records: a compromise with time
+SAMPLES = 50  # archs of which there are accuracy records, and as many of latency
 CLOUD = 1500  # random sub-networks in the plot's background
 
 

@@ -2,9 +2,11 @@
 
 Search proposes a few archs on predictions; each is extracted and timed for real, those
 within the budget are calibrated and scored on validation images, and the best one is
-evaluated on the test set, exported and checked. Where none of those proposed is within
-the budget, what was measured is added to the latency records, the predictor is fitted
-anew and search asked again. What was predicted and what was measured stand side by side.
+evaluated on the test set, exported and checked. Networks delivered for other budgets take
+part, so that a larger budget never gets a worse network than a smaller one. Where none is
+within the budget, what was measured is added to the latency records, the predictor is
+fitted anew and search asked again. What was predicted and what was measured stand side by
+side.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from onceforall.weights import save_network
 from onceforall.workshop import Workshop
 
 CANDIDATES = 4  # archs timed for real, a round
+EVALUATIONS = 5000  # archs that search asks the predictors for
 ROUNDS = 5  # of search and timing, until one is within the budget
 TIMING_ROUNDS = 15
 
@@ -103,6 +106,7 @@ def specialize(shop: Workshop, limits: Limits, out: Path, *, seed: int = 0) -> S
     tightened = limits.latency_ms
     for _ in range(ROUNDS):
         proposed = propose(shop, replace(limits, latency_ms=tightened), seed)
+        proposed += [a for a in shop.delivered if a not in proposed and _fits(shop, a, limits)]
         networks = [shop.supernet.extract(arch).eval() for arch in proposed]
         times = _timed(shop, networks, proposed)
         within = [
@@ -131,9 +135,29 @@ def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
     """The few best archs within the limits by prediction, best first."""
     space = shop.supernet.space
     result = search(
-        space, _objective(shop), _search_limits(shop, limits), seed=seed, top=CANDIDATES
+        space,
+        _objective(shop),
+        _search_limits(shop, limits),
+        evaluations=EVALUATIONS,
+        seed=seed,
+        top=CANDIDATES,
     )
     return [candidate.arch for candidate in result.candidates] or [result.arch]
+
+
+def _fits(shop: Workshop, arch: Arch, limits: Limits) -> bool:
+    """Whether an arch delivered for another budget meets what is counted, not timed."""
+    rest = replace(limits, latency_ms=None) if _counted(limits) else None
+    if rest is None:
+        return True
+    population = shop.supernet.space.encode([arch])
+    return all(
+        limit.excess(limit.value(population))[0] == 0 for limit in _search_limits(shop, rest)
+    )
+
+
+def _counted(limits: Limits) -> bool:
+    return any(v is not None for k, v in vars(limits).items() if k != "latency_ms")
 
 
 def _objective(shop: Workshop) -> Any:
@@ -183,10 +207,11 @@ def _finish(
     best: tuple[float, Arch, nn.Sequential, float] | None = None
     for arch, _, time in within:
         network = calibrated(shop.supernet, arch, shop.data)
-        scored = accuracy(network, arch.resolution, shop.data.validation, shop.images).top1
+        scored = accuracy(network, arch.resolution, shop.data.validation).top1
         if best is None or scored > best[0]:
             best = (scored, arch, network, time)
     assert best is not None
+    shop.delivered.append(best[1])
     return deliver(shop, str(limits), best[1], best[2], best[3], best[0], out, limits)
 
 
@@ -236,5 +261,6 @@ def reference(shop: Workshop, name: str, arch: Arch, out: Path) -> Special:
     """A given arch, treated as specialised ones are: the largest and the smallest, to compare."""
     network = calibrated(shop.supernet, arch, shop.data)
     time = _timed(shop, [network], [arch])[0]
-    scored = accuracy(network, arch.resolution, shop.data.validation, shop.images).top1
+    scored = accuracy(network, arch.resolution, shop.data.validation).top1
+    shop.delivered.append(arch)
     return deliver(shop, name, arch, network, time, scored, out)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from onceforall import checkpoint, families
 from onceforall.accuracy import accuracy, calibrated, placing
@@ -85,6 +86,14 @@ def train(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return _Run(run, settings, data, group).go()
+
+
+def at_resolution(images: Tensor, resolution: int) -> Tensor:
+    """(N, C, R, R) images made smaller, where an arch of a step wants them so."""
+    if images.shape[-1] == resolution:
+        return images
+    size = (resolution, resolution)
+    return functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def sgd(module: nn.Module, settings: Settings) -> torch.optim.SGD:
@@ -199,7 +208,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         for i, arch in enumerate(phase.sample(self.settings.seed, self.step)):
             with self._autocast():
-                logits = self.supernet(images, arch).float()
+                logits = self.supernet(at_resolution(images, arch.resolution), arch).float()
                 loss = supervised(logits, labels, self.settings.label_smoothing)
                 if taught is not None:
                     loss = loss + phase.distil * distilled(logits, taught.float())
@@ -231,7 +240,7 @@ class _Run:
             if i == 0 or not order:
                 order = np.random.default_rng((seed, 1, epoch)).permutation(n).tolist()
             phase, _ = self.curriculum.at(step)
-            resolution = phase.sample(seed, step)[0].resolution
+            resolution = max(arch.resolution for arch in phase.sample(seed, step))
             indices = self.group.share(order[i * batch : (i + 1) * batch])
             yield Request(indices, resolution, seed * 1_000_003 + step * 64 + self.group.rank)
 

@@ -8,7 +8,7 @@ takes seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Workshop:
 
     Attributes:
         risk: standard deviations taken off a predicted accuracy in search.
-        images: of validation, that an arch is scored on; None: all.
+        delivered: archs that were specialised so far.
     """
 
     supernet: SuperNet
@@ -39,7 +39,7 @@ class Workshop:
     latency: Predictor
     latency_labels: Labels
     risk: float = 1.0
-    images: int | None = None
+    delivered: list[Arch] = field(default_factory=list)
 
     def learn(self, archs: Sequence[Arch], times_ms: Sequence[float]) -> None:
         """Fits the latency predictor anew with what was just measured."""
@@ -89,4 +89,4 @@ def open_workshop(
             f" {latency.report.kendall_tau:.2f} on held-out archs ({latency.report.n_train}"
             " records)"
         )
-    return Workshop(run.supernet, data, target, accuracy, latency, labels, risk, images)
+    return Workshop(run.supernet, data, target, accuracy, latency, labels, risk)

@@ -66,7 +66,9 @@ def test_wrong_files(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "plain.safetensors", "training")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = saved(tmp_path / "x.safetensors")
     before = path.read_bytes()
 

@@ -55,9 +55,10 @@ def test_archs_of_a_step_share_a_resolution_and_depend_on_seed_and_step_only() -
 def test_sandwich_holds_both_ends() -> None:
     phase = Phase("all", FAMILY.space, 10, archs=4, lr=0.1, rule="sandwich")
     archs = phase.sample(0, 5)
-    at = FAMILY.space.restrict(resolution=(archs[0].resolution,))
-    assert archs[:2] == [at.largest(), at.smallest()]
+    assert archs[:2] == [FAMILY.space.largest(), FAMILY.space.smallest()]
     assert len(archs) == 4
+    drawn = {arch.resolution for step in range(30) for arch in phase.sample(0, step)[2:]}
+    assert drawn == set(FAMILY.space.resolution)
 
 
 def test_learning_rate_by_hand() -> None:
