@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)  # the networks are small; threads that wait for each other cost more
 
 
 @pytest.fixture(scope="session")
