@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,21 @@ def ours(objective: Objective, space: Space, table: Table, budget: float, **give
     }
 
 
+def _gain(rng: np.random.Generator, place: Place) -> float:
+    return rng.random() * place.kernel * place.expand
+
+
+def _other(rng: np.random.Generator, place: Place) -> float:
+    return rng.random() + place.expand
+
+
 def additive(space: Space, table: Table, seeds: int) -> Row:
     """Seconds and gap of the exact method on random additive objectives, one and two limits."""
     seconds, gaps = [], []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        gain = Table.build(space, lambda place, rng=rng: rng.random() * place.kernel * place.expand)
-        other = Table.build(space, lambda place, rng=rng: rng.random() + place.expand)
+        gain = Table.build(space, partial(_gain, rng))
+        other = Table.build(space, partial(_other, rng))
         middle = sum(other.minimum()[:1] + other.maximum()[:1]) / 2
         for limits in (
             [Limit("latency", table, at_most=30.0)],

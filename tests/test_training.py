@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, digits: Data) -> None:
         _train_and_stop(tmp_path / "run", settings, digits, 3)
     path = tmp_path / "run" / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="training.safetensors"):
+    with pytest.raises(InputError, match=r"training\.safetensors"):
         training.train(tmp_path / "run", settings, digits, resume=True)
 
 

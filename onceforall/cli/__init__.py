@@ -35,18 +35,18 @@ from onceforall.cli import (  # noqa: E402
 )
 
 app.command()(specialize.demo)
-app.command()(networks.info)
 app.command()(training.train)
-app.command()(networks.evaluate)
-app.command()(networks.measure)
-app.command()(networks.export)
 app.add_typer(records.records)
-app.command()(specialize.specialize)
-app.command()(zoo.zoo)
-app.command()(zoo.convert)
 app.add_typer(predictors.fit)
 app.command()(predictors.predict)
 app.command()(search.search)
+app.command()(specialize.specialize)
+app.command()(networks.info)
+app.command()(networks.evaluate)
+app.command()(networks.measure)
+app.command()(networks.export)
+app.command()(zoo.zoo)
+app.command()(zoo.convert)
 
 STOPPED = 130  # the status of a program that Ctrl-C ended
 
