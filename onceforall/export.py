@@ -2,7 +2,7 @@
 
 ONNX is written from the traced graph by a visible table of operations, batch norm folded
 into the convolution before it. PyTorch's own exporter gives an equal file, but takes
-seconds where this takes milliseconds, and latency records need hundreds. A network with
+seconds where this takes a tenth, and latency records need hundreds. A network with
 an operation that is not in the table goes through PyTorch's exporter. Knows an
 `nn.Module`, never an arch.
 """
