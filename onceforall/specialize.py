@@ -28,7 +28,7 @@ from onceforall.evaluation import Accuracy
 from onceforall.export import Exported, export
 from onceforall.files import write_json
 from onceforall.progress import say
-from onceforall.search import Limit, search
+from onceforall.search import Infeasible, Limit, search
 from onceforall.space import Arch, Population
 from onceforall.weights import save_network
 from onceforall.workshop import Workshop
@@ -105,8 +105,13 @@ def specialize(shop: Workshop, limits: Limits, out: Path, *, seed: int = 0) -> S
     latest: list[float] = []
     tightened = limits.latency_ms
     for _ in range(ROUNDS):
-        proposed = propose(shop, replace(limits, latency_ms=tightened), seed)
-        proposed += [a for a in shop.delivered if a not in proposed and _fits(shop, a, limits)]
+        try:
+            proposed = propose(shop, replace(limits, latency_ms=tightened), seed)
+        except Infeasible:
+            if not _known(shop, limits):
+                raise
+            proposed = []  # by prediction nothing is left, but something measured fits
+        proposed += [arch for arch in _known(shop, limits) if arch not in proposed]
         networks = [shop.supernet.extract(arch).eval() for arch in proposed]
         times = _timed(shop, networks, proposed)
         within = [
@@ -145,19 +150,16 @@ def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
     return [candidate.arch for candidate in result.candidates] or [result.arch]
 
 
-def _fits(shop: Workshop, arch: Arch, limits: Limits) -> bool:
-    """Whether an arch delivered for another budget meets what is counted, not timed."""
-    rest = replace(limits, latency_ms=None) if _counted(limits) else None
-    if rest is None:
-        return True
-    population = shop.supernet.space.encode([arch])
-    return all(
-        limit.excess(limit.value(population))[0] == 0 for limit in _search_limits(shop, rest)
-    )
-
-
-def _counted(limits: Limits) -> bool:
-    return any(v is not None for k, v in vars(limits).items() if k != "latency_ms")
+def _known(shop: Workshop, limits: Limits) -> list[Arch]:
+    """Archs delivered before that meet the limits, the latency as it was measured then."""
+    counted = [x for x in _search_limits(shop, limits) if x.name != "latency"]
+    most = np.inf if limits.latency_ms is None else limits.latency_ms
+    return [
+        arch
+        for arch, time in shop.delivered.items()
+        if time <= most
+        and not any(x.excess(x.value(shop.supernet.space.encode([arch])))[0] for x in counted)
+    ]
 
 
 def _objective(shop: Workshop) -> Any:
@@ -211,7 +213,7 @@ def _finish(
         if best is None or scored > best[0]:
             best = (scored, arch, network, time)
     assert best is not None
-    shop.delivered.append(best[1])
+    shop.delivered[best[1]] = best[3]
     return deliver(shop, str(limits), best[1], best[2], best[3], best[0], out, limits)
 
 
@@ -262,5 +264,5 @@ def reference(shop: Workshop, name: str, arch: Arch, out: Path) -> Special:
     network = calibrated(shop.supernet, arch, shop.data)
     time = _timed(shop, [network], [arch])[0]
     scored = accuracy(network, arch.resolution, shop.data.validation).top1
-    shop.delivered.append(arch)
+    shop.delivered[arch] = time
     return deliver(shop, name, arch, network, time, scored, out)

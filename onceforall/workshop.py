@@ -29,7 +29,7 @@ class Workshop:
 
     Attributes:
         risk: standard deviations taken off a predicted accuracy in search.
-        delivered: archs that were specialised so far.
+        delivered: archs that were specialised so far, with their measured latency, ms.
     """
 
     supernet: SuperNet
@@ -39,7 +39,7 @@ class Workshop:
     latency: Predictor
     latency_labels: Labels
     risk: float = 1.0
-    delivered: list[Arch] = field(default_factory=list)
+    delivered: dict[Arch, float] = field(default_factory=dict)
 
     def learn(self, archs: Sequence[Arch], times_ms: Sequence[float]) -> None:
         """Fits the latency predictor anew with what was just measured."""
