@@ -36,9 +36,8 @@ def demo(
     Fashion-MNIST where it can be had, otherwise scikit-learn's digits, saying so.
     """
     started = time.monotonic()
-    name, found = _data(data_name)
-    recipe = "digits" if name == "digits" else "small"
-    settings = config.load(recipe, [f"data.name={name}", *changes])
+    settings, found = _data(data_name, changes)
+    name = settings.data.name
     say(f"data: {name}, {len(found.train)} training images of {found.size} pixels")
     training.train(out, settings, found)
     trained = time.monotonic()
@@ -70,14 +69,17 @@ def demo(
     return result
 
 
-def _data(name: str | None) -> tuple[str, data.Data]:
-    if name is not None:
-        return name, data.load(data.Source(name))
+def _data(name: str | None, changes: Sequence[str]) -> tuple[config.Settings, data.Data]:
+    """The recipe for a data set and the data as the recipe wants it."""
+    recipe = "digits" if name == "digits" else "small"
+    settings = config.load(recipe, [f"data.name={name or 'fashion-mnist'}", *changes])
     try:
-        return "fashion-mnist", data.load(data.Source("fashion-mnist"))
+        return settings, data.load(settings.data)
     except InputError as error:
+        if name is not None:
+            raise
         say(f"{error}\nusing scikit-learn's digits instead")
-        return "digits", data.load(data.Source("digits"))
+        return _data("digits", changes)
 
 
 def _specialised(shop: Workshop, out: Path, budgets_ms: Sequence[float] | None) -> list[Special]:

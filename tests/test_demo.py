@@ -42,6 +42,6 @@ def test_without_fashion_mnist_digits_are_used_and_it_says_so(
         raise InputError("data: Fashion-MNIST is nowhere")
 
     monkeypatch.setitem(demo.data._NAMED, "fashion-mnist", absent)
-    name, found = demo._data(None)
-    assert (name, found.name) == ("digits", "digits")
+    settings, found = demo._data(None, [])
+    assert (settings.data.name, found.name) == ("digits", "digits")
     assert "using scikit-learn's digits instead" in capsys.readouterr().err
