@@ -10,6 +10,7 @@ an operation that is not in the table goes through PyTorch's exporter. Knows an
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import operator
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, MissingExtraError, choices
 from onceforall.files import refuse_existing, write_atomically
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2"}
@@ -107,8 +108,15 @@ def to_onnx(
     path: Path,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes an ONNX file: `image` (N, C, H, W) float32 -> `logits` (N, classes)."""
-    import onnx
+    """Writes an ONNX file: `image` (N, C, H, W) float32 -> `logits` (N, classes).
+
+    Raises:
+        MissingExtraError: an operation beyond the table, and no onnxscript to export it with.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:  # where torch and its like were installed by other means
+        raise InputError("writing ONNX needs onnx: pip install onnx") from None
 
     network = copy.deepcopy(network).eval()
     try:
@@ -319,6 +327,8 @@ _FUNCTIONS: dict[Any, str] = {
 
 def _by_pytorch(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     """PyTorch's exporter, for networks with operations beyond the table."""
+    if importlib.util.find_spec("onnxscript") is None:
+        raise MissingExtraError("onnxscript", "export", "exporting this network to ONNX")
     x = torch.zeros((2, *shape))
     program = torch.onnx.export(
         network,

@@ -76,6 +76,15 @@ def test_operations_beyond_the_table_go_through_pytorch(tmp_path: Path) -> None:
     assert done.max_abs_diff < 1e-5
 
 
+def test_operations_beyond_the_table_need_an_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs onnxscript: pip install 'onceforall\[export\]'"):
+        export.export(Odd(), SHAPE, tmp_path / "odd.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 class Noisy(nn.Module):
     """Computes something else each time: no file can agree with it."""
 
