@@ -40,7 +40,7 @@ class PhaseSettings:
     epochs: float | None = None
     # passes over the training images
     archs: int = 1
-    # sub-networks a batch
+    # sub-networks a step
     kernel: int = 1
     # how many of the largest kernel sizes are open; likewise the next three
     depth: int = 1
@@ -50,6 +50,8 @@ class PhaseSettings:
     # "random" or "sandwich"
     distil: float = 0.0
     # weight of the distillation loss beside the labels'
+    own_images: bool = False
+    # whether each sub-network of a step has a batch of its own; otherwise all have the same
     warmup: float = 0.0
     # share of the phase in which the learning rate rises, 0 to 1
 
@@ -71,7 +73,8 @@ class PhaseSettings:
 
     def share(self, images: int, batch: int) -> Share:
         """With its length in steps, for a training set of that many images."""
-        steps = self.steps or max(1, round((self.epochs or 0) * images / batch))
+        taken = batch * (self.archs if self.own_images else 1)
+        steps = self.steps or max(1, round((self.epochs or 0) * images / taken))
         return Share(
             name=self.name,
             steps=steps,
@@ -83,6 +86,7 @@ class PhaseSettings:
             width=self.width,
             rule=self.rule,
             distil=self.distil,
+            own_images=self.own_images,
             warmup=round(self.warmup * steps),
         )
 

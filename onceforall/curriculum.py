@@ -21,7 +21,9 @@ class Phase:
     """A stretch of steps on one part of the space.
 
     Attributes:
-        archs: sub-networks trained on each batch; their gradients are added up.
+        archs: sub-networks trained at each step; their gradients are added up.
+        own_images: each of them on a batch of its own, so that a step takes `archs` batches;
+            otherwise all on the same one (the paper's). The sum then stands on more images.
         rule: "random" samples them all, at one resolution a batch (the paper's); "sandwich"
             takes the largest, the smallest and samples the rest, each at its own resolution, the
             largest teaching the others in place (Yu et al., 2019 and 2020).
@@ -39,7 +41,13 @@ class Phase:
     warmup: int = 0
     rule: str = "random"
     distil: float = 0.0
+    own_images: bool = False
     sort_channels: tuple[float, ...] | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches of images that a step takes."""
+        return self.archs if self.own_images else 1
 
     def learning_rate(self, step: int) -> float:
         """At a step of this phase, counted from 0."""
@@ -76,9 +84,13 @@ class Curriculum:
             step -= phase.steps
         raise IndexError(step)
 
-    def starts(self, step: int) -> bool:
-        """Whether a phase begins at this step."""
-        return self.at(step)[1] == 0
+    def batches_before(self, step: int) -> int:
+        """Batches of images taken by all steps before this one."""
+        taken = 0
+        for phase in self.phases:
+            taken += phase.batches * min(step, phase.steps)
+            step = max(0, step - phase.steps)
+        return taken
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class Share:
     width: int = 1
     rule: str = "random"
     distil: float = 0.0
+    own_images: bool = False
     warmup: int = 0
 
 
@@ -124,6 +137,7 @@ def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
                 warmup=share.warmup,
                 rule=share.rule,
                 distil=share.distil,
+                own_images=share.own_images,
                 sort_channels=formed,
             )
         )

@@ -200,14 +200,16 @@ class _Run:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = phase.learning_rate(k)
         self.supernet.train()
+        archs = phase.sample(self.settings.seed, self.step)
+        parts = len(archs) if phase.own_images else 1
+        batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
         taught: Tensor | None = None
-        with self._autocast():
-            if phase.distil and phase.rule != "sandwich" and self.teacher is not None:
-                with torch.no_grad():
-                    taught = self.teacher(images)
         self.optimizer.zero_grad(set_to_none=True)
-        for i, arch in enumerate(phase.sample(self.settings.seed, self.step)):
+        for i, arch in enumerate(archs):
+            images, labels = batches[i % parts]
             with self._autocast():
+                if phase.distil and (taught is None or phase.own_images):
+                    taught = self._teach(phase, i, images)
                 logits = self.supernet(at_resolution(images, arch.resolution), arch).float()
                 loss = supervised(logits, labels, self.settings.label_smoothing)
                 if taught is not None:
@@ -225,6 +227,14 @@ class _Run:
             )
         return value, float((logits.argmax(1) == labels).float().mean())
 
+    @torch.no_grad()
+    def _teach(self, phase: Phase, i: int, images: Tensor) -> Tensor | None:
+        """What arch number `i` of a step is to learn of its images beside their labels: the
+        teacher's logits; in the sandwich the largest network's, which itself learns of no one."""
+        if phase.rule != "sandwich":
+            return None if self.teacher is None else self.teacher(images)
+        return None if i == 0 else self.supernet(images, phase.space.largest())
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
             self.group.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
@@ -235,13 +245,19 @@ class _Run:
         n, batch, seed = len(self.data.train), self.settings.batch_size, self.settings.seed
         per_epoch = n // batch
         order: list[int] = []
+        shuffled = -1  # the epoch that `order` belongs to
+        number = self.curriculum.batches_before(self.step)
         for step in range(self.step, self.curriculum.steps):
-            epoch, i = divmod(step, per_epoch)
-            if i == 0 or not order:
-                order = np.random.default_rng((seed, 1, epoch)).permutation(n).tolist()
             phase, _ = self.curriculum.at(step)
+            indices: list[int] = []
+            for _ in range(phase.batches):
+                epoch, i = divmod(number, per_epoch)
+                number += 1
+                if epoch != shuffled:
+                    order = np.random.default_rng((seed, 1, epoch)).permutation(n).tolist()
+                    shuffled = epoch
+                indices += self.group.share(order[i * batch : (i + 1) * batch])
             resolution = max(arch.resolution for arch in phase.sample(seed, step))
-            indices = self.group.share(order[i * batch : (i + 1) * batch])
             yield Request(indices, resolution, seed * 1_000_003 + step * 64 + self.group.rank)
 
     # --- phases

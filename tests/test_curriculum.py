@@ -38,6 +38,17 @@ def test_steps_fall_into_phases() -> None:
         plan.at(35)
 
 
+def test_batches_taken_by_steps() -> None:
+    """One a step, or as many as archs where each has images of its own."""
+    shares = [
+        Share("a", 4, 0.1, archs=2),
+        Share("b", 3, 0.1, archs=5, own_images=True),
+        Share("c", 2, 0.1),
+    ]
+    plan = curriculum(FAMILY.space, shares)
+    assert [plan.batches_before(s) for s in range(10)] == [0, 1, 2, 3, 4, 9, 14, 19, 20, 21]
+
+
 def test_archs_of_a_step_share_a_resolution_and_depend_on_seed_and_step_only() -> None:
     phase = curriculum(FAMILY.space, SHARES).phases[-1]
     seen = set()

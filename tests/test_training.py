@@ -31,6 +31,8 @@ phases:
   - {name: expand-1, steps: 3, lr: 0.1, archs: 2, kernel: 2, depth: 2, expand: 2, distil: 1.0}
   - {name: sandwich, steps: 3, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich,
      distil: 1.0}
+  - {name: own, steps: 3, lr: 0.1, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich,
+     distil: 0.5, own_images: true}
 """
 
 
@@ -51,13 +53,14 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_leaves_a_supernet_metrics_and_a_teacher(tmp_path: Path, digits: Data) -> None:
     done = training.train(tmp_path / "run", recipe(tmp_path), digits)
-    assert done.steps == 15
+    assert done.steps == 18
     lines = [json.loads(t) for t in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [x["phase"] for x in lines if x.get("ended")] == [
         "largest",
         "kernel",
         "expand-1",
         "sandwich",
+        "own",
     ]
     assert all({"top1_largest", "top1_smallest"} <= set(x) for x in lines if x.get("ended"))
     assert (tmp_path / "run/teacher.safetensors").exists()
@@ -80,7 +83,7 @@ def test_training_learns(tmp_path: Path, digits: Data) -> None:
 def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
     settings = recipe(tmp_path)
     training.train(tmp_path / "whole", settings, digits)
-    for stop in (3, 7, 11):
+    for stop in (3, 7, 11, 16):
         run = tmp_path / f"stopped-{stop}"
         with pytest.raises(Stopped):
             _train_and_stop(run, settings, digits, stop)
@@ -90,6 +93,41 @@ def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
             assert torch.equal(ours[name], tensor), (stop, name)
         steps = [json.loads(t)["step"] for t in (run / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(steps)
+
+
+def test_every_image_is_seen_once_an_epoch(tmp_path: Path, digits: Data) -> None:
+    """Where each arch of a step has images of its own, too, and from wherever a run is resumed."""
+    settings = recipe(tmp_path, "batch_size=256", "phases.4.steps=9")
+    run = training._Run(tmp_path / "run", settings, digits, training.Group())
+    requests = list(run._requests())
+    assert [len(r.indices) for r in requests] == 15 * [256] + 9 * [3 * 256]
+    seen = [i for r in requests for i in r.indices]
+    epoch = len(digits.train) // 256 * 256
+    for start in range(0, len(seen) - epoch + 1, epoch):
+        assert len(set(seen[start : start + epoch])) == epoch
+    run.step = 17
+    assert list(run._requests()) == requests[17:]
+
+
+def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits: Data) -> None:
+    """The gradient of a step is the sum of each arch's on its own batch."""
+    phase = "{name: a, steps: 1, lr: 0.1, archs: 3, kernel: 2, rule: sandwich, own_images: true}"
+    settings = recipe(tmp_path, f"phases=[{phase}]", "resolutions=[12]", "momentum=0")
+    run = training._Run(tmp_path / "run", settings, digits, training.Group())
+    images, labels = next(digits.train.stream(run._requests()))
+    plan = run.curriculum.phases[0]
+    run._train_step(plan, 0, images, labels)
+    found = {n: p.grad.clone() for n, p in run.supernet.named_parameters() if p.grad is not None}
+    again = training._Run(tmp_path / "run", settings, digits, training.Group()).supernet.train()
+    for i, arch in enumerate(plan.sample(settings.seed, 0)):
+        part = slice(32 * i, 32 * (i + 1))
+        torch.nn.functional.cross_entropy(
+            again(images[part], arch), labels[part], label_smoothing=settings.label_smoothing
+        ).backward()
+    expected = {n: p.grad for n, p in again.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
 def _train_and_stop(run: Path, settings: Settings, digits: Data, step: int) -> None:
@@ -158,5 +196,5 @@ def test_two_processes_train_as_one(tmp_path: Path, digits: Data) -> None:
     assert found.returncode == 0, found.stderr[-2000:]
     results = [json.loads(t) for t in found.stdout.splitlines() if t.startswith("{")]
     assert len(results) == 1
-    assert results[0]["steps"] == 15
+    assert results[0]["steps"] == 18
     assert open_run(tmp_path / "run").supernet.space.resolution == (8, 12)
