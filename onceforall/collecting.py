@@ -6,11 +6,13 @@ file that has some of them is gone on with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onceforall import devices
 from onceforall.accuracy import accuracy, calibrated
@@ -19,13 +21,14 @@ from onceforall.data import Data
 from onceforall.devices import Target
 from onceforall.families import Family
 from onceforall.layers import Layer
-from onceforall.predictors.labelling import choose
-from onceforall.progress import track
-from onceforall.records import Record, add, appending, read_jsonl
-from onceforall.space import Arch, Space
+from onceforall.predictors import choose, fit_accuracy, stalled
+from onceforall.progress import say, track
+from onceforall.records import Record, add, appending, read_jsonl, read_labels
+from onceforall.space import Arch, Population, Space
 from onceforall.supernet import SuperNet
 from onceforall.tables import Table
 
+FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
 ROUNDS = 7  # of timing, a network
 BLOCK_SECONDS = 0.005  # of timing, a block and round
 
@@ -57,13 +60,67 @@ def accuracies(
     Every arch is scored on the same validation images: the first `images` of them.
     """
     todo = wanted(supernet.space, _archs(path), n, seed)
+    _score(supernet, data, todo, path, images)
+    return len(todo)
+
+
+def _score(
+    supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None
+) -> None:
     with appending(path) as file:
-        for arch in track(todo, "accuracy records"):
+        for arch in track(archs, "accuracy records"):
             network = calibrated(supernet, arch, data)
             found = accuracy(network, arch.resolution, data.validation, images)
             facts = {"data": data.name, "split": "validation", "images": found.n}
             add(file, Record(arch, "top1", found.top1, "%", provenance=facts))
-    return len(todo)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What labelling archs came to."""
+
+    added: int
+    errors: tuple[float, ...]  # held-out error of the predictor, points, after each round
+    settled: bool  # whether that error had stopped falling
+
+
+def informative_accuracies(
+    supernet: SuperNet,
+    data: Data,
+    most: int,
+    path: Path,
+    images: int | None = None,
+    seed: int = 0,
+    *,
+    cost: Callable[[Population], NDArray[np.float64]] | None = None,
+    budgets: Sequence[float] = (),
+) -> Learning:
+    """Like `accuracies`, with archs chosen to teach a predictor the most, until its error on
+    held-out archs stops falling or there are `most`: spread first, then those it is least sure of,
+    likelier the nearer their `cost` is to one of `budgets`.
+
+    Gone on with, a file is judged by all its rounds, those of earlier times included.
+    """
+    space = supernet.space
+    most = min(most, space.size)
+    added = accuracies(supernet, data, min(most, FIRST_ROUND), path, images, seed)
+    errors: list[float] = []
+    while True:
+        labels = read_labels(path, space, "top1")
+        for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
+            predictor = fit_accuracy(labels.take(np.arange(n)), seed=seed)
+            assert predictor.report is not None
+            errors.append(predictor.report.rmse)
+            say(f"{n} records: held-out error {errors[-1]:.3f} points")
+        if stalled(errors) or len(labels) >= most:
+            return Learning(added, tuple(errors), stalled(errors))
+        rng = np.random.default_rng((seed, len(labels)))
+        n = min(NEXT_ROUNDS, most - len(labels))
+        chosen = choose(
+            space, predictor, labels.population, n, rng, cost=cost, budgets=list(budgets)
+        )
+        _score(supernet, data, space.decode(chosen), path, images)
+        added += len(chosen)
 
 
 def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:

@@ -151,6 +151,25 @@ def test_mistakes_get_one_line_and_status_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--near", "5 parsecs"], "--near: '5 parsecs' is not a number with a unit"),
+        (["--near", "1M,-2M"], "--near: '1M,-2M': budgets are above 0"),
+        (["--near", "1M", "--by", "joy"], "--by: 'joy' is no file, and no count; there are macs"),
+        (["--near", "1M", "--all"], "--near has no use"),
+    ],
+)
+def test_labelling_checks_what_it_is_asked(
+    trained: Path, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "accuracy.jsonl"
+    done = run("records", "accuracy", trained, *arguments, "--out", out)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
+    assert not out.exists()
+
+
 def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("steps: 20", "steps: 400"))
     command = [sys.executable, "-m", "onceforall", "train", "recipe.yaml", "--out", "run"]

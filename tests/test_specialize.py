@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from onceforall import collecting, config, data, training
+from onceforall.costs import cost_tables
 from onceforall.data import Data, Source
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
 from onceforall.images import in_order
+from onceforall.predictors import stalled
 from onceforall.records import read_jsonl
 from onceforall.runs import Run, open_run
 from onceforall.search import Infeasible
@@ -58,6 +60,49 @@ def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, shop: Worksho
     times = read_jsonl(run.folder / "latency-onnxruntime-cpu.jsonl")
     assert len(times) == 16
     assert all(r.value > 0 and r.unit == "ms" for r in times)
+
+
+def test_labelling_stops_when_the_error_does(
+    run: Run, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After as many records as `stalled` says, or the most there may be; a file that is gone on
+    with has the errors of its earlier rounds."""
+    monkeypatch.setattr(collecting, "FIRST_ROUND", 15)
+    monkeypatch.setattr(collecting, "NEXT_ROUNDS", 5)
+    path = tmp_path / "accuracy.jsonl"
+
+    def label(most: int) -> collecting.Learning:
+        return collecting.informative_accuracies(run.supernet, digits, most, path, 60)
+
+    first = label(22)
+    assert (first.added, len(first.errors), first.settled) == (22, 2, False)
+    more = label(60)
+    assert more.errors[:2] == first.errors
+    records = read_jsonl(path)
+    assert len({r.arch for r in records}) == len(records) == 22 + more.added
+    rounds = [stalled(more.errors[: n + 1]) for n in range(len(more.errors))]
+    assert more.settled == rounds[-1]
+    assert not any(rounds[:-1])
+    assert more.settled or len(records) == 60
+    assert label(60).added == 0
+
+
+def test_labels_lie_near_the_budgets(
+    run: Run, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "FIRST_ROUND", 15)
+    monkeypatch.setattr(collecting, "NEXT_ROUNDS", 15)
+    monkeypatch.setattr("onceforall.predictors.labelling._SPREAD_UNTIL", 15)
+    space = run.supernet.space
+    macs = cost_tables(run.supernet.family)["macs"]
+    budget = float(np.median(macs(space.sample(np.random.default_rng(0), 500))))
+    path = tmp_path / "accuracy.jsonl"
+    collecting.informative_accuracies(
+        run.supernet, digits, 30, path, 60, cost=macs, budgets=[budget]
+    )
+    costs = macs(space.encode([r.arch for r in read_jsonl(path)]))
+    spread = np.abs(np.log(costs / budget))
+    assert np.median(spread[15:]) < 0.5 * np.median(spread[:15])
 
 
 def test_specialised_files_are_what_the_card_says(

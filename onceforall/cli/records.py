@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onceforall.cli.common import Json, emit
 from onceforall.cli.networks import Batch, Device, Precision, Threads
-from onceforall.errors import InputError
+from onceforall.cli.units import quantity
+from onceforall.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onceforall.families import Family
+    from onceforall.space import Population
 
 records = typer.Typer(
     name="records",
@@ -26,7 +33,29 @@ Seed = Annotated[int, typer.Option(help="Of the choice of archs.")]
 @records.command()
 def accuracy(
     run: RunFolder,
-    samples: Samples = 100,
+    samples: Annotated[int, typer.Option(min=2, help="Archs to have records of, at most.")] = 300,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Do not stop before that, and spread the archs evenly over the space."
+        ),
+    ] = False,
+    near: Annotated[
+        str,
+        typer.Option(
+            metavar="VALUE,...",
+            help="Budgets that matter, such as 20ms,30ms or 1M: archs near them are likelier.",
+            show_default=False,
+        ),
+    ] = "",
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="COST|P",
+            help="What the budgets are of: macs, params, peak_activation_bytes, or a predictor's"
+            " or table's file.",
+        ),
+    ] = "macs",
     images: Annotated[
         int | None,
         typer.Option(min=1, help="Validation images an arch is scored on; all where left out."),
@@ -40,11 +69,13 @@ def accuracy(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Extracts, calibrates and evaluates archs of a supernet on validation images.
+    """Extracts, calibrates and evaluates archs of a supernet, all on the same validation images.
 
-    A file that has some of the records is gone on with.
+    The first archs are spread over the space, the next are those that a predictor fitted on the
+    records so far is least sure of; it stops when the predictor's error on held-out records stops
+    falling. A file that has some of the records is gone on with.
 
-    Example: onceforall records accuracy runs/mine --samples 200
+    Example: onceforall records accuracy runs/mine --near 0.5M,1M
     """
     from onceforall import collecting
     from onceforall.records import read_jsonl
@@ -52,8 +83,34 @@ def accuracy(
 
     opened = open_run(run, data)
     path = out or run / "accuracy.jsonl"
-    added = collecting.accuracies(opened.supernet, opened.data(), samples, path, images, seed)
-    emit({"path": str(path), "n": len(read_jsonl(path)), "added": added}, as_json)
+    budgets = [quantity("--near", part) for part in near.split(",")] if near else []
+    if any(budget <= 0 for budget in budgets):
+        raise InputError(f"--near: {near!r}: budgets are above 0")
+    if every and near:
+        raise InputError("--all: archs are spread evenly over the space; --near has no use")
+    cost = _cost(by, opened.supernet.family) if budgets else None
+    found: dict[str, Any] = {"path": str(path)}
+    scoring = (opened.supernet, opened.data(), samples, path, images, seed)
+    if every:
+        found["added"] = collecting.accuracies(*scoring)
+    else:
+        learnt = collecting.informative_accuracies(*scoring, cost=cost, budgets=budgets)
+        found |= {"added": learnt.added, "errors": learnt.errors, "settled": learnt.settled}
+    emit(found | {"n": len(read_jsonl(path))}, as_json)
+
+
+def _cost(by: str, family: Family) -> Callable[[Population], Any]:
+    """What budgets are compared with: a count, or a prediction."""
+    from onceforall import predictors
+    from onceforall.costs import cost_tables
+
+    if Path(by).is_file():
+        predictor = predictors.load(Path(by), family.space)
+        return lambda population: predictor.predict(population).mean
+    tables = cost_tables(family)
+    if by not in tables:
+        raise InputError(f"--by: {by!r} is no file, and no count; there are {choices(tables)}")
+    return tables[by]
 
 
 @records.command()

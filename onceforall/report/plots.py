@@ -63,10 +63,10 @@ def accuracy_latency(
         markersize=6,
         label="smallest and largest (measured)",
     )
-    for i, point in enumerate([*found, *others]):
+    for i, (label, latency, top1) in enumerate(_labels([*found, *others])):
         axes.annotate(
-            point.label,
-            (point.latency_ms, point.top1),
+            label,
+            (latency, top1),
             textcoords="offset points",
             xytext=(7, -11 if i % 2 else 6),
             fontsize=8,
@@ -79,3 +79,17 @@ def accuracy_latency(
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _labels(points: Sequence[Point]) -> list[tuple[str, float, float]]:
+    """(label, x, y) of each place: points too close to be told apart share one."""
+    places: list[tuple[list[str], Point]] = []
+    for point in points:
+        for labels, other in places:
+            near = abs(point.latency_ms - other.latency_ms) < 0.05 * other.latency_ms
+            if near and abs(point.top1 - other.top1) < 0.05:
+                labels.append(point.label)
+                break
+        else:
+            places.append(([point.label], point))
+    return [(", ".join(labels), p.latency_ms, p.top1) for labels, p in places]
