@@ -1,11 +1,12 @@
 """The published networks: makes `onceforall/zoo.csv` and the table in `docs/published.md`.
 
     python benchmarks/published.py zoo FOLDER > onceforall/zoo.csv
-    python benchmarks/published.py table > docs/published.md
+    python benchmarks/published.py table docs/published.md
 
 FOLDER has the authors' configs and numbers: `specialized/<id>/net.config`,
 `specialized.csv`, `published_files.csv`. The table needs nothing: it counts the networks
-that the zoo knows, and sets them beside what was published.
+that the zoo knows, and sets them beside what was published. It replaces what follows its
+heading in the document.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import argparse
 import csv
 import re
 import sys
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import torch
 
-from onceforall import __version__, zoo
+from onceforall import zoo
 from onceforall.costs import cost
 from onceforall.errors import InputError
 from onceforall.formats import read_network
 
+HEADING = "## All networks\n\n"
 COLUMNS = (
     "id",
     "name",
@@ -95,48 +98,63 @@ def _network(folder: Path, row: dict[str, str], hashes: dict[str, str]) -> dict[
     }
 
 
-def make_table() -> None:
-    """Prints the document."""
-    known = [e for e in zoo.entries() if e.arch is not None]
-    print("# The published networks\n")
-    print("Params and MACs as published, and as counted here from the arch alone")
-    print(f"(onceforall {__version__}, `python benchmarks/published.py table`). MACs are those of")
-    print("convolutions, squeeze-excite and the classifier.\n")
-    print("| network | top-1 | params | counted | MACs | counted | |")
-    print("|---|---|---|---|---|---|---|")
-    apart: list[str] = []
-    for entry in known:
+def make_table() -> str:
+    """The table, and how many of its networks agree with what was published, in which way."""
+    lines = [
+        "| network | top-1 | params | counted | MACs | counted | MACs agree |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    agree: dict[str, list[str]] = {"yes": [], "in tenths": [], "no": []}
+    for entry in zoo.entries():
+        if entry.arch is None:
+            continue
         found = zoo.network(entry)
         with torch.device("meta"):
             network = found.build()
         counted = cost(network, (3, found.arch.resolution, found.arch.resolution))
         params, macs = counted.params / 1e6, counted.macs / 1e6
-        assert entry.params_millions is not None
-        assert entry.macs_millions is not None
-        same = round(params, 1) == entry.params_millions and round(macs) == entry.macs_millions
-        off = abs(macs - entry.macs_millions)
-        note = "" if same else f"{macs - entry.macs_millions:+.2f} M"
-        if not same:
-            apart.append(f"{entry.id} ({off:.2f} M)")
-        print(
+        how = "no"
+        if rounded(params, 1) == entry.params_millions:
+            if rounded(macs, 0) == entry.macs_millions:
+                how = "yes"
+            elif rounded(rounded(macs, 1), 0) == entry.macs_millions:
+                how = "in tenths"
+        agree[how].append(entry.id)
+        lines.append(
             f"| {entry.id} | {entry.top1} | {entry.params_millions:g} M | {params:.3f} M |"
-            f" {entry.macs_millions:g} M | {macs:.2f} M | {note} |"
+            f" {entry.macs_millions:g} M | {macs:.3f} M | {how} |"
         )
-    print(f"\n{len(known) - len(apart)} of {len(known)} are equal after rounding to the last digit")
-    print("that was published. The others, by how far their MACs are from the published ones:")
-    print(", ".join(apart) + ". PyPI `ofa` counts the same numbers as we do.")
+    total = sum(len(ids) for ids in agree.values())
     missing = [e.id for e in zoo.entries() if e.kind == "network" and e.arch is None]
-    print(f"\nPublished too, but without a config that is known here: {', '.join(missing)}.")
+    lines += [
+        f"\nOf {total}, {len(agree['yes'])} agree once rounded, {len(agree['in tenths'])} once"
+        f" rounded to tenths and then rounded again; not {', '.join(agree['no'])}.",
+        f"\nPublished too, but without a config that is known here: {', '.join(missing)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rounded(value: float, digits: int) -> float:
+    """To so many decimals, halves up."""
+    return float(Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def put_table(document: Path) -> None:
+    """Puts the table in place of what follows its heading in the document."""
+    head, heading, _ = document.read_text(encoding="utf-8").partition(HEADING)
+    if not heading:
+        sys.exit(f"{document}: has no line {HEADING.strip()!r}")
+    document.write_text(head + heading + make_table(), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("zoo", help="the zoo's file").add_argument("folder", type=Path)
-    kinds.add_parser("table", help="the document's table")
+    kinds.add_parser("table", help="the document's table").add_argument("document", type=Path)
     given = parser.parse_args()
     try:
-        make_zoo(given.folder) if given.kind == "zoo" else make_table()
+        make_zoo(given.folder) if given.kind == "zoo" else put_table(given.document)
     except InputError as error:
         sys.exit(str(error))
 
