@@ -11,9 +11,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 AUTHORS = "https://raw.githubusercontent.com/han-cai/files/master/"
 LARGE_FILES = "https://media.githubusercontent.com/media/han-cai/files/master/"  # Git LFS
+POINTER = re.compile(rb"version https://git-lfs\.github\.com/\S+\noid sha256:([0-9a-f]{64})\n")
+POINTER_BYTES = 1024  # no pointer is longer
 TIMEOUT_S = 30
 CHUNK = 1 << 18  # bytes
 
@@ -156,17 +159,49 @@ def network(entry: Published) -> Any:
     return read_network(entry.file.with_name("net.config"))
 
 
-def fetch(entry: Published) -> Path:
+def fetch(entry: Published, unverified: bool = False) -> Path:
     """Its weights on this machine: from the cache, or downloaded; verified either way.
 
+    Args:
+        unverified: download also what was published without a hash. Then only this is checked:
+            that it has the keys and shapes of the network.
+
     Raises:
-        InputError: it cannot be had, or is not what was published.
+        InputError: it cannot be had, or is not what was published; or cannot be verified, and
+            `unverified` was not given.
     """
     if entry.file.is_file():
         _verify(entry.file, entry.hash)
-    else:
+    elif entry.hash is not None:
         _fetch(entry.url, entry.file, entry.hash)
+    elif unverified:
+        _fetch_unverified(entry)
+    else:
+        raise InputError(
+            f"{entry.id}: no hash of its weights is known, a download could not be verified;"
+            f" `onceforall zoo {entry.id} --download --unverified` takes what comes if it has the"
+            " network's keys and shapes"
+        )
     return entry.file
+
+
+def _fetch_unverified(entry: Published) -> None:
+    """Downloads weights of unknown hash. Where the authors' repository has a pointer to a large
+    file in their place, it has the file's hash, and that is verified."""
+    from onceforall.formats import read_weights
+
+    described = network(entry)
+    _fetch(entry.url, entry.file, None)
+    try:
+        pointed = POINTER.match(entry.file.read_bytes()[:POINTER_BYTES])
+        if pointed is not None:
+            entry.file.unlink()
+            large = replace(entry, hash=f"sha256:{pointed[1].decode()}")
+            _fetch(large.url, entry.file, large.hash)
+        read_weights(entry.file, *described)
+    except InputError as error:
+        entry.file.unlink(missing_ok=True)
+        raise InputError(f"{error}; nothing was kept") from None
 
 
 def load(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:

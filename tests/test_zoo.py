@@ -207,6 +207,70 @@ def test_a_network_whose_config_is_not_known_is_fetched_with_it(
     assert len(server.asked) == 2
 
 
+@pytest.fixture
+def resnet(server: Server, tmp_path: Path) -> zoo.Published:
+    """An entry without a hash; the server has a network, with weights, in its place."""
+    entry = zoo.get("ofa-resnet50D-06")
+    assert entry.hash is None
+    family = families.get("ofa_resnet50")
+    described = formats.StaticNetwork(family, family.space.smallest())
+    formats.write_network(tmp_path / "made", described, "official")
+    formats.write_weights(tmp_path / "made" / "init", described.build(), *described)
+    for name in ("net.config", "run.config", "init"):
+        at = "/" + entry.path.replace("init", name)
+        server.files[at] = (tmp_path / "made" / name).read_bytes()
+    return entry
+
+
+def test_what_has_no_hash_is_downloaded_only_when_told_to(
+    server: Server, resnet: zoo.Published
+) -> None:
+    with pytest.raises(InputError, match="--unverified"):
+        zoo.fetch(resnet)
+    assert server.asked == []
+    data = server.files["/" + resnet.path]
+    assert zoo.fetch(resnet, unverified=True).read_bytes() == data
+    assert zoo.fetch(resnet) == resnet.file  # it is here now
+    assert isinstance(onceforall.load(resnet.id), torch.nn.Sequential)
+
+
+def test_without_a_hash_keys_and_shapes_are_checked(server: Server, resnet: zoo.Published) -> None:
+    other = families.get("ofa_resnet50").space.largest()
+    described = formats.StaticNetwork(families.get("ofa_resnet50"), other)
+    path = resnet.file.parent / "other"
+    formats.write_weights(path, described.build(), *described)
+    server.files["/" + resnet.path] = path.read_bytes()
+    with pytest.raises(InputError, match=r"key 'input_stem.*nothing was kept"):
+        zoo.fetch(resnet, unverified=True)
+    assert not resnet.file.exists()
+    server.files["/" + resnet.path] = b"<html>sign in</html>"
+    with pytest.raises(InputError, match="nothing was kept"):
+        zoo.fetch(resnet, unverified=True)
+    assert not resnet.file.exists()
+
+
+def test_a_pointer_to_a_large_file_brings_its_hash(
+    server: Server, resnet: zoo.Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = server.files["/" + resnet.path]
+    monkeypatch.delenv("ONCEFORALL_ZOO")
+    monkeypatch.setattr(zoo, "AUTHORS", server.url)
+    monkeypatch.setattr(zoo, "LARGE_FILES", f"{server.url}/large")
+    server.files[f"/large/{resnet.path}"] = data
+
+    def pointer(digest: str) -> bytes:
+        version = b"version https://git-lfs.github.com/spec/v1"
+        return version + b"\noid sha256:%s\nsize %d\n" % (digest.encode(), len(data))
+
+    server.files["/" + resnet.path] = pointer(hashlib.sha256(data).hexdigest())
+    assert zoo.fetch(resnet, unverified=True).read_bytes() == data
+    resnet.file.unlink()
+    server.files["/" + resnet.path] = pointer("0" * 64)
+    with pytest.raises(InputError, match="not what was published"):
+        zoo.fetch(resnet, unverified=True)
+    assert not resnet.file.exists()
+
+
 def test_load_a_published_network_and_a_supernet(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +344,10 @@ def test_the_zoo_command(run: Callable[..., tuple[int, str, str]], server: Serve
     assert out == ""
     assert err.count("\n") == 1
     assert "put it at" in err
+    status, _, err = run("zoo", "ofa-resnet50D-06", "--download")
+    assert status == 2
+    assert "--unverified" in err
+    assert run("zoo", NAME, "--unverified")[0] == 2
     assert run("zoo", "--download")[0] == 2
     assert run("zoo", "nonsense")[0] == 2
 

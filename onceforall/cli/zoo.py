@@ -22,6 +22,14 @@ def zoo(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch its weights into the cache folder.")
     ] = False,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified",
+            help="Download also what was published without a hash, if its keys and shapes are"
+            " those of the network.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Lists the published supernets and networks, or shows one.
@@ -36,9 +44,11 @@ def zoo(
         entries = [entry.to_dict() for entry in published.entries()]
         emit({"entries": entries, "n": len(entries)}, as_json, _list(entries))
         return
+    if unverified and not download:
+        raise InputError("--unverified: goes with --download")
     entry = published.get(name)
     if download or entry.file.is_file():
-        published.fetch(entry)
+        published.fetch(entry, unverified)
     if download and entry.kind == "network":
         published.network(entry)  # its config, where it is not known here
     shown = entry.to_dict()
