@@ -4,9 +4,9 @@ Search proposes a few archs on predictions; each is extracted and timed for real
 within the budget are calibrated and scored on validation images, and the best one is
 evaluated on the test set, exported and checked. Networks delivered for other budgets take
 part, so that a larger budget never gets a worse network than a smaller one. Where none is
-within the budget, what was measured is added to the latency records, the predictor is
-fitted anew and search asked again. What was predicted and what was measured stand side by
-side.
+within the budget, or measured and predicted disagree by more than a predictor's uncertainty
+explains, the predictor is fitted anew with what was measured and search asked again. What
+was predicted and what was measured stand side by side.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from onceforall.progress import say
 from onceforall.search import Infeasible, Limit, search
 from onceforall.space import Arch, Population
 from onceforall.weights import save_network
-from onceforall.workshop import Workshop
+from onceforall.workshop import Workshop, disagrees
 
 CANDIDATES = 4  # archs timed for real, a round
 EVALUATIONS = 5000  # archs that search asks the predictors for
@@ -102,38 +102,68 @@ def specialize(shop: Workshop, limits: Limits, out: Path, *, seed: int = 0) -> S
     """
     if out.exists():
         raise InputError(f"{out}: exists already; name another folder or remove it first")
-    latest: list[float] = []
+    times: list[float] = []
     tightened = limits.latency_ms
-    for _ in range(ROUNDS):
+    fitting: dict[Arch, float] = {}  # latency, ms, of the archs measured to be within the limits
+    for turn in range(ROUNDS):
         try:
             proposed = propose(shop, replace(limits, latency_ms=tightened), seed)
         except Infeasible:
-            if not _known(shop, limits):
+            if not fitting and not _known(shop, limits):
                 raise
             proposed = []  # by prediction nothing is left, but something measured fits
         proposed += [arch for arch in _known(shop, limits) if arch not in proposed]
-        networks = [shop.supernet.extract(arch).eval() for arch in proposed]
-        times = _timed(shop, networks, proposed)
-        within = [
-            (arch, network, time)
-            for arch, network, time in zip(proposed, networks, times, strict=True)
-            if limits.latency_ms is None or time <= limits.latency_ms
-        ]
-        if within:
-            return _finish(shop, limits, within, out)
-        assert limits.latency_ms is not None
-        latest = times
+        times = _timed(shop, [shop.supernet.extract(arch).eval() for arch in proposed], proposed)
+        most = np.inf if limits.latency_ms is None else limits.latency_ms
+        within = {a: time for a, time in zip(proposed, times, strict=True) if time <= most}
+        fitting |= within
+        learnt = _learn(shop, limits, dict(zip(proposed, times, strict=True)), list(within))
+        if fitting and (turn > 0 or not learnt):
+            return _finish(shop, limits, fitting, out)
+        if fitting:
+            say(
+                f"{limits}: measured otherwise than predicted; searching again with what was learnt"
+            )
+            continue
         say(
             f"{limits}: the {len(times)} archs proposed take {min(times):.4g} ms and more;"
             " searching again with what was measured"
         )
-        shop.learn(proposed, times)
-        over = float(np.median(times)) / limits.latency_ms
-        tightened = min(tightened or np.inf, limits.latency_ms) / min(max(over, 1.02), 1.5)
+        over = float(np.median(times)) / most
+        tightened = min(tightened or np.inf, most) / min(max(over, 1.02), 1.5)
     raise InputError(
         f"limit latency: at most {limits.latency_ms:g} ms was not met by measuring: the archs"
-        f" proposed last take {min(latest):.4g} ms and more"
+        f" proposed last take {min(times):.4g} ms and more"
     )
+
+
+def _learn(shop: Workshop, limits: Limits, times: dict[Arch, float], within: list[Arch]) -> bool:
+    """Scores the archs within the limits, and fits anew whichever predictor is at odds with what
+    was measured; whether one was. The latency predictor is, too, where nothing is within."""
+    archs, found = list(times), list(times.values())
+    fresh = [arch for arch in within if arch not in shop.scores]
+    scores = [_score(shop, arch) for arch in fresh]
+    learnt = False
+    if limits.latency_ms is not None and (not within or disagrees(shop.latency, archs, found)):
+        shop.learn_latency(archs, found)
+        learnt = True
+    if disagrees(shop.accuracy, fresh, scores):
+        shop.learn_accuracy(fresh, scores)
+        learnt = True
+    return learnt
+
+
+def _score(shop: Workshop, arch: Arch) -> float:
+    """Top-1 on the validation images that the accuracy records stand on; that on all of them is
+    kept in `shop.scores`."""
+    network = calibrated(shop.supernet, arch, shop.data)
+    images = shop.data.validation
+    n = len(images) if shop.images is None else min(shop.images, len(images))
+    top1 = accuracy(network, arch.resolution, images, n).top1
+    rest = images.subset(range(n, len(images)))
+    others = accuracy(network, arch.resolution, rest).top1 if len(rest) else 0.0
+    shop.scores[arch] = (top1 * n + others * len(rest)) / len(images)
+    return top1
 
 
 def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
@@ -202,19 +232,12 @@ def _timed(shop: Workshop, networks: Sequence[nn.Module], archs: Sequence[Arch])
     return [latency.median_ms for latency in found]
 
 
-def _finish(
-    shop: Workshop, limits: Limits, within: Sequence[tuple[Arch, nn.Module, float]], out: Path
-) -> Special:
-    """Scores those within the budget, and makes files of the best."""
-    best: tuple[float, Arch, nn.Sequential, float] | None = None
-    for arch, _, time in within:
-        network = calibrated(shop.supernet, arch, shop.data)
-        scored = accuracy(network, arch.resolution, shop.data.validation).top1
-        if best is None or scored > best[0]:
-            best = (scored, arch, network, time)
-    assert best is not None
-    shop.delivered[best[1]] = best[3]
-    return deliver(shop, str(limits), best[1], best[2], best[3], best[0], out, limits)
+def _finish(shop: Workshop, limits: Limits, fitting: dict[Arch, float], out: Path) -> Special:
+    """Makes files of the best of the archs within the limits."""
+    arch = max(fitting, key=shop.scores.__getitem__)
+    shop.delivered[arch] = fitting[arch]
+    network = calibrated(shop.supernet, arch, shop.data)
+    return deliver(shop, str(limits), arch, network, fitting[arch], out, limits)
 
 
 def deliver(
@@ -223,7 +246,6 @@ def deliver(
     arch: Arch,
     network: nn.Sequential,
     latency_ms: float,
-    validation: float,
     out: Path,
     limits: Limits | None = None,
 ) -> Special:
@@ -245,7 +267,7 @@ def deliver(
         macs=counted.macs,
         peak_activation_bytes=counted.peak_activation_bytes,
         top1_predicted=float(shop.accuracy.predict(population).mean[0]),
-        top1_validation=validation,
+        top1_validation=shop.scores[arch],
         top1_test=test.top1,
         latency_predicted_ms=float(shop.latency.predict(population).mean[0]),
         latency_measured_ms=latency_ms,
@@ -263,6 +285,6 @@ def reference(shop: Workshop, name: str, arch: Arch, out: Path) -> Special:
     """A given arch, treated as specialised ones are: the largest and the smallest, to compare."""
     network = calibrated(shop.supernet, arch, shop.data)
     time = _timed(shop, [network], [arch])[0]
-    scored = accuracy(network, arch.resolution, shop.data.validation).top1
+    _score(shop, arch)
     shop.delivered[arch] = time
-    return deliver(shop, name, arch, network, time, scored, out)
+    return deliver(shop, name, arch, network, time, out)

@@ -22,14 +22,18 @@ from onceforall.runs import Run
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
 
+FAR = 2.5  # standard deviations between a prediction and a measurement that disagree
+
 
 @dataclass
 class Workshop:
-    """All that specialising needs; `latency` and its records grow with what is measured.
+    """All that specialising needs; the predictors grow with what is measured.
 
     Attributes:
+        images: of validation that the accuracy records stand on; None: all.
         risk: standard deviations taken off a predicted accuracy in search.
         delivered: archs that were specialised so far, with their measured latency, ms.
+        scores: top-1 on all validation images of the archs that were candidates so far.
     """
 
     supernet: SuperNet
@@ -37,20 +41,43 @@ class Workshop:
     target: Target
     accuracy: Predictor
     latency: Predictor
+    accuracy_labels: Labels
     latency_labels: Labels
+    images: int | None = None
     risk: float = 1.0
     delivered: dict[Arch, float] = field(default_factory=dict)
+    scores: dict[Arch, float] = field(default_factory=dict)
 
-    def learn(self, archs: Sequence[Arch], times_ms: Sequence[float]) -> None:
+    def learn_latency(self, archs: Sequence[Arch], times_ms: Sequence[float]) -> None:
         """Fits the latency predictor anew with what was just measured."""
-        labels = self.latency_labels
-        self.latency_labels = replace(
-            labels,
-            population=np.concatenate([labels.population, labels.space.encode(archs)]),
-            values=np.concatenate([labels.values, times_ms]),
-            columns={},
-        )
+        self.latency_labels = _with(self.latency_labels, archs, times_ms)
         self.latency = fit_latency(self.latency_labels)
+
+    def learn_accuracy(self, archs: Sequence[Arch], top1s: Sequence[float]) -> None:
+        """Fits the accuracy predictor anew with what was just measured, on the images that the
+        records stand on."""
+        self.accuracy_labels = _with(self.accuracy_labels, archs, top1s)
+        self.accuracy = fit_accuracy(self.accuracy_labels)
+
+
+def disagrees(predictor: Predictor, archs: Sequence[Arch], values: Sequence[float]) -> bool:
+    """Whether any measured value is farther from its prediction than the predictor's own
+    uncertainty explains."""
+    if not archs:
+        return False
+    predicted = predictor.predict(predictor.space.encode(archs))
+    if predicted.std is None:
+        return False
+    return bool((np.abs(values - predicted.mean) > FAR * predicted.std).any())
+
+
+def _with(labels: Labels, archs: Sequence[Arch], values: Sequence[float]) -> Labels:
+    return replace(
+        labels,
+        population=np.concatenate([labels.population, labels.space.encode(archs)]),
+        values=np.concatenate([labels.values, values]),
+        columns={},
+    )
 
 
 def open_workshop(
@@ -72,7 +99,8 @@ def open_workshop(
     space, family = run.supernet.space, run.supernet.family
     scores = run.folder / "accuracy.jsonl"
     collecting.accuracies(run.supernet, data, accuracy_samples, scores, images, seed)
-    accuracy = fit_accuracy(read_labels(scores, space, "top1"), seed=seed)
+    scored = read_labels(scores, space, "top1")
+    accuracy = fit_accuracy(scored, seed=seed)
     if accuracy.report is not None:
         say(
             f"accuracy predictor: error {accuracy.report.rmse:.2f} points, Kendall tau"
@@ -89,4 +117,6 @@ def open_workshop(
             f" {latency.report.kendall_tau:.2f} on held-out archs ({latency.report.n_train}"
             " records)"
         )
-    return Workshop(run.supernet, data, target, accuracy, latency, labels, risk)
+    return Workshop(
+        run.supernet, data, target, accuracy, latency, scored, labels, images=images, risk=risk
+    )

@@ -1,25 +1,28 @@
 """From a trained run to files: records, predictors, search, extraction, export."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onceforall import collecting, config, data, training
+from onceforall.accuracy import accuracy, calibrated
 from onceforall.costs import cost_tables
 from onceforall.data import Data, Source
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
 from onceforall.images import in_order
-from onceforall.predictors import stalled
+from onceforall.predictors import Prediction, Predictor, stalled
 from onceforall.records import read_jsonl
 from onceforall.runs import Run, open_run
 from onceforall.search import Infeasible
+from onceforall.space import Population
 from onceforall.specialize import Limits, propose, specialize
 from onceforall.weights import load_network
-from onceforall.workshop import Workshop, open_workshop
+from onceforall.workshop import Workshop, disagrees, open_workshop
 
 CHANGES = [
     "resolutions=[12, 16]",
@@ -178,6 +181,43 @@ def test_measuring_decides_and_teaches(
     found = specialize(shop, Limits(latency_ms=budget), tmp_path / "out")
     assert found.latency_measured_ms <= budget
     assert len(asked) == 1 or len(shop.latency_labels) > records
+
+
+def test_accuracy_predicted_wrong_is_learnt(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A predictor that promises what is not there is fitted anew with what was measured, on the
+    images that the records stand on; one that is right is left alone."""
+    fresh = replace(shop, accuracy=Boastful(shop.accuracy), delivered={}, scores={})
+    assert isinstance(fresh.accuracy, Boastful)
+    before = len(fresh.accuracy_labels)
+    found = specialize(fresh, Limits(macs=1.1e6), tmp_path / "out")
+    assert not isinstance(fresh.accuracy, Boastful)
+    added = fresh.accuracy_labels.take(np.arange(before, len(fresh.accuracy_labels)))
+    assert len(added) >= 1
+    assert found.arch in fresh.scores
+    for row, top1 in zip(added.population, added.values, strict=True):
+        (arch,) = added.space.decode(row[None])
+        network = calibrated(shop.supernet, arch, shop.data)
+        assert accuracy(network, arch.resolution, shop.data.validation, 100).top1 == top1
+        everything = accuracy(network, arch.resolution, shop.data.validation).top1
+        assert fresh.scores[arch] == pytest.approx(everything)
+    values = shop.accuracy.predict(shop.accuracy_labels.population[:3])
+    archs = shop.accuracy_labels.space.decode(shop.accuracy_labels.population[:3])
+    assert values.std is not None
+    assert not disagrees(shop.accuracy, archs, values.mean + 2.4 * values.std)
+    assert disagrees(shop.accuracy, archs, values.mean - [0, 0, 2.6] * values.std)
+
+
+class Boastful:
+    """Promises 30 points more than another predictor does, and is sure of it."""
+
+    def __init__(self, honest: Predictor) -> None:
+        self.honest, self.space = honest, honest.space
+
+    def predict(self, population: Population) -> Prediction:
+        found = self.honest.predict(population)
+        return replace(found, mean=found.mean + 30, std=np.full(len(population), 0.5))
 
 
 def test_block_table_adds_up(run: Run) -> None:
