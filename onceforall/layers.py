@@ -8,8 +8,9 @@ nothing of archs, spaces or supernets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -31,7 +32,39 @@ class Layer:
     settings: tuple[tuple[str, Any], ...]
 
     def build(self) -> nn.Module:
+        """The block with fresh weights; on the meta device, which has none to initialise, a copy
+        of one that was built before: making modules anew takes many times as long."""
+        if torch.get_default_device().type == "meta":
+            return owning(_blank(self))
         return self.make(**dict(self.settings))
+
+
+@lru_cache(maxsize=4096)
+def _blank(layer: Layer) -> nn.Module:
+    """A layer without weights, shared by all who copy it: nobody else may have it."""
+    with torch.inference_mode(False):  # its tensors outlive whatever mode the first caller is in
+        return layer.make(**dict(layer.settings))
+
+
+def owning(
+    module: nn.Module, tensors: Mapping[str, Tensor] | None = None, prefix: str = ""
+) -> nn.Module:
+    """A copy of a module that has these tensors (its own where None) as its parameters and
+    buffers. Tensors are not copied; everything else is the copy's own."""
+    own = type(module).__new__(type(module))
+    for name, value in module.__dict__.items():  # no hook or child is shared with the original
+        own.__dict__[name] = value.copy() if isinstance(value, dict | set) else value
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            tensor = parameter if tensors is None else tensors[prefix + name]
+            own._parameters[name] = nn.Parameter(tensor, parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            own._buffers[name] = buffer.detach() if tensors is None else tensors[prefix + name]
+    for name, child in module._modules.items():
+        if child is not None:
+            own._modules[name] = owning(child, tensors, f"{prefix}{name}.")
+    return own
 
 
 def layer(make: Callable[..., nn.Module], **settings: Any) -> Layer:

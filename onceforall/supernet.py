@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from onceforall.families import Family, block_name
-from onceforall.layers import Elastic, Layer, init_weights
+from onceforall.layers import Elastic, Layer, init_weights, owning
 from onceforall.space import Arch, Space
 
 
@@ -110,8 +110,11 @@ class SuperNet(nn.Module):
         """The ordinary network of `arch`, owning a copy of its weights. Calibrate it before use."""
         skeleton = self.skeleton(arch)
         own = {name: tensor.detach().clone() for name, tensor in self.lend(skeleton).items()}
-        network = _owning(skeleton, own)
+        network = owning(skeleton, own)
         assert isinstance(network, nn.Sequential)
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.track_running_stats = True
         return network.train(self.training)
 
     @torch.no_grad()
@@ -139,26 +142,6 @@ class SuperNet(nn.Module):
                     order = importance_order(importance, edges)
                     for member, dim in group.members:
                         tensors[member].copy_(tensors[member].index_select(dim, order))
-
-
-def _owning(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
-    """A copy of a skeleton that has these tensors as its own. Building the modules anew would
-    initialise every weight first, which takes ten times as long."""
-    own = type(module).__new__(type(module))
-    for name, value in module.__dict__.items():  # no hook or child is shared with the skeleton
-        own.__dict__[name] = value.copy() if isinstance(value, dict | set) else value
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            own._parameters[name] = nn.Parameter(tensors[prefix + name])
-    for name, buffer in module._buffers.items():
-        if buffer is not None:
-            own._buffers[name] = tensors[prefix + name]
-    for name, child in module._modules.items():
-        if child is not None:
-            own._modules[name] = _owning(child, tensors, f"{prefix}{name}.")
-    if isinstance(own, nn.BatchNorm2d):
-        own.track_running_stats = True
-    return own
 
 
 def center_crop(kernel: Tensor, size: int) -> Tensor:

@@ -207,19 +207,19 @@ def supernet_names(family: Family, spelling: Spelling) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4096)
-def _tensors(layer: Layer) -> tuple[str, ...]:
+def _tensors(layer: Layer) -> dict[str, torch.Size]:
+    """The shapes of a layer's tensors."""
     with torch.device("meta"):
-        return tuple(layer.build().state_dict())
+        return {name: tensor.shape for name, tensor in layer.build().state_dict().items()}
 
 
 def shapes_at_the_ends(found: list[Place]) -> dict[tuple[Place, str], torch.Size]:
     """The tensors of a network's first and last layers: enough to tell spellings and widths."""
-    with torch.device("meta"):
-        return {
-            (place, tensor): value.shape
-            for place in {*found[:3], *found[-3:]}
-            for tensor, value in place.layer.build().state_dict().items()
-        }
+    return {
+        (place, tensor): shape
+        for place in {*found[:3], *found[-3:]}
+        for tensor, shape in _tensors(place.layer).items()
+    }
 
 
 def hits(
