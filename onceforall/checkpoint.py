@@ -78,6 +78,8 @@ def describe(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, a checkpoint was expected")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
@@ -103,5 +105,5 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -27,6 +27,14 @@ def refuse_existing(path: Path, overwrite: bool = False) -> None:
         raise InputError(f"{path}: {parent} is not a folder")
 
 
+def exists(path: Path) -> bool:
+    """Whether something is there; a name that no file can have is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
     """Calls `write` with a temporary path beside `path` and moves the result into place.
 
@@ -69,14 +77,14 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number can be too long, too
         raise InputError(f"{path}: not JSON: {error}") from None
 
 
 def read_text(path: Path) -> str:
     """Raises InputError where the file is missing, a folder, or not text."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:

@@ -88,7 +88,12 @@ def family_of(facts: Mapping[str, Any], path: Path) -> families.Family:
 
 def _family(facts: Mapping[str, Any], path: Path) -> families.Family:
     try:
-        return families.get(facts["family"], **facts["settings"])
+        family = families.get(facts["family"], **facts["settings"])
+        for name, least in (("in_channels", 1), ("classes", 1), ("dropout", 0)):
+            value = getattr(family, name, least)
+            if not isinstance(value, int | float) or value < least:
+                raise InputError(f"{name}: {value!r} is not a number of at least {least}")
+        return family
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: does not say its family: {error}") from None
     except InputError as error:

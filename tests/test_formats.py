@@ -511,7 +511,7 @@ WEIGHT = "blocks.2.mobile_inverted_conv.depth_conv.conv.weight"
         (lambda t: {**t, WEIGHT: 3.0}, "is not a tensor"),
         (lambda t: {**t, WEIGHT: t[WEIGHT].to(torch.int32)}, "int32"),
         (lambda t: {k: v for k, v in t.items() if "blocks.3." not in k}, "'blocks.3.*missing"),
-        (lambda t: {}, "not named tensors"),
+        (lambda t: {}, "holds no tensors"),
     ],
 )
 def test_every_key_must_be_right(
@@ -583,6 +583,45 @@ def test_truncated_weights(legacy: bool, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**12),  # four bytes that would be summed for hours
+        torch.zeros(2).to(torch.float8_e4m3fn),
+        torch.zeros(2, dtype=torch.complex64),
+        torch.ones(2, 2).to_sparse(),
+        torch.empty(2, device="meta"),
+    ],
+    ids=["expanded", "float8", "complex", "sparse", "meta"],
+)
+def test_tensors_that_no_network_has(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": tensor}}, tmp_path / "weights")
+    with pytest.raises(InputError, match="weights: key 'a': is not an ordinary tensor"):
+        read_tensors(tmp_path / "weights")
+
+
+def test_what_holds_no_weights(tmp_path: Path) -> None:
+    described = from_config(small_config(), 64)
+    torch.save({"state_dict": {}}, tmp_path / "none")
+    (tmp_path / "text").write_text("weights")
+    (tmp_path / "short").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        archive.writestr("readme", "not by PyTorch")
+    for name, says in (
+        ("none", "holds no tensors"),
+        ("text", "neither PyTorch wrote it nor is it safetensors"),
+        ("short", "neither PyTorch wrote it nor is it safetensors"),
+        ("folder", "is a folder"),
+        ("archive", "not a weights file"),
+        ("absent", "no such"),
+    ):
+        for read in (lambda p: formats.read_weights(p, *described), formats.read_supernet):
+            with pytest.raises(InputError, match=f"{name}: .*{says}") as error:
+                read(tmp_path / name)
+            assert "\n" not in str(error.value)
+
+
 def test_flipped_bits(tmp_path: Path) -> None:
     """Of an archive every flipped bit of a tensor is seen; PyTorch alone would load it."""
     described = from_config(small_config(), 64)
@@ -650,6 +689,48 @@ def test_other_files_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
 
 
 # --- real files
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    text = json.dumps(small_config())
+    (tmp_path / "net.config").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert formats.read_network(tmp_path / "net.config", 64) == from_config(small_config(), 64)
+    (tmp_path / "net.config").write_bytes(text.encode("utf-16"))
+    with pytest.raises(InputError, match="not a text file"):
+        formats.read_network(tmp_path / "net.config", 64)
+
+
+@pytest.mark.parametrize("how", ["folder", "dangling link"])
+def test_a_run_config_that_cannot_be_read_is_not_passed_over(how: str, tmp_path: Path) -> None:
+    """Else the network would be one of 224 pixels, whatever it was trained for."""
+    (tmp_path / "net.config").write_text(json.dumps(small_config()))
+    assert formats.read_network(tmp_path).arch.resolution == 224
+    if how == "folder":
+        (tmp_path / "run.config").mkdir()
+    else:
+        (tmp_path / "run.config").symlink_to(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"run\.config: "):
+        formats.read_network(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"family": "no", "resolution": 28, "stages": [[{"kernel": 3, "expand": 2, "width": 8}]]}',
+        "nonesuch@28/8:3x2",
+        "mbv3_mini@28/nonsense",
+        '{"stages": ' + "9" * 5000 + "}",
+        '{"name": "MobileNetV3", "resolution": 1000001, "blocks": []}',
+        " \n",
+    ],
+)
+def test_an_error_names_its_file_once(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "arch"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        formats.read_network(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).count(str(path)) == 1
 
 
 @pytest.mark.data

@@ -44,8 +44,9 @@ def describe(net: str, resolution: int | None = None) -> StaticNetwork:
         InputError: it is nothing that is known.
     """
     from onceforall import formats, zoo
+    from onceforall.files import exists
 
-    if Path(net).exists():
+    if exists(Path(net)):
         return formats.read_network(Path(net), resolution)
     entry = zoo.find(net)
     if entry is not None:

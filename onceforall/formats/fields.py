@@ -11,6 +11,8 @@ from typing import Any
 
 from onceforall.errors import InputError, choices
 
+LARGEST = 10**6  # of a size, a count or a number of channels
+
 
 def shown(value: object) -> str:
     """A value as an error shows it: one line, not too long."""
@@ -79,8 +81,10 @@ class Fields:
 
 def whole(value: Any, where: str, low: int = 1) -> int:
     """`value` if it is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10**6:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
         kind = "positive whole number" if low == 1 else f"whole number of at least {low}"
+        if isinstance(value, int) and value > LARGEST:
+            kind = f"whole number of at most {LARGEST}"
         raise InputError(f"{where}: {shown(value)} is not a {kind}")
     return value
 

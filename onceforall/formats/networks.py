@@ -8,6 +8,8 @@ name. Knows no weights but those of our checkpoints.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +60,14 @@ def read_network(
 
 def _of_text(text: str, path: Path, resolution: int | None, family: str | None) -> StaticNetwork:
     start = text.lstrip()[:1]
-    if start in '{["' and start:
+    if not start:
+        raise InputError(f"{path}: is empty")
+    if start in '{["':
         return _of_json(parse_json(text, path), path, resolution, family)
     if "\n" not in text.strip() and "@" in text and "/" in text:
-        return _of_arch(Arch.parse(text), path)
+        with _naming(path):
+            arch = Arch.parse(text)
+        return _of_arch(arch, path)
     data = mmrazor.parse_yaml(text, str(path))
     if mmrazor.is_subnet(data):
         return _of_arch(mmrazor.from_subnet(data, str(path)).arch, path)
@@ -77,10 +83,9 @@ def _of_json(data: Any, path: Path, resolution: int | None, family: str | None) 
     if is_arch_dict(data):
         return _of_arch(from_arch_dict(data, family, resolution, where), path)
     if "stages" in data:
-        try:
-            return _of_arch(Arch.from_dict(data), path)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+        with _naming(path):
+            arch = Arch.from_dict(data)
+        return _of_arch(arch, path)
     if mmrazor.is_subnet(data):
         return _of_arch(mmrazor.from_subnet(data, where).arch, path)
     if "name" in data or "blocks" in data:
@@ -101,12 +106,19 @@ def from_text(text: str) -> StaticNetwork:
 
 
 def _of_arch(arch: Arch, path: Path) -> StaticNetwork:
-    try:
+    with _naming(path):
         family = families.get(arch.family)
         family.space.check(arch, resolution=False)
+    return StaticNetwork(family, arch)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors within name the file."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return StaticNetwork(family, arch)
 
 
 def rewrite_subnet(source: Path, network: StaticNetwork, target: Path) -> Path | None:
@@ -136,7 +148,7 @@ def _resolution(data: dict[str, Any], path: Path) -> int:
     if "resolution" in data:
         return Fields(data, str(path)).whole("resolution")
     beside = path.parent / "run.config"
-    if path.name == "net.config" and beside.is_file():
+    if path.name == "net.config" and (beside.exists() or beside.is_symlink()):
         return Fields(read_json(beside), str(beside)).whole("image_size")
     return DEFAULT_RESOLUTION
 

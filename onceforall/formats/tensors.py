@@ -23,6 +23,11 @@ from onceforall.errors import InputError
 from onceforall.files import write_atomically
 from onceforall.formats.fields import shown
 
+ORDINARY = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
 
 def is_torch_file(path: Path) -> bool:
     """Whether the file looks like one of `torch.save`: an archive, or an old plain pickle."""
@@ -53,16 +58,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: damaged, or not a weights file: {_line(error)}") from None
     if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
         data = data["state_dict"]
-    if not isinstance(data, dict) or not data:
+    if data == {}:
+        raise InputError(f"{path}: holds no tensors")
+    if not isinstance(data, dict):
         raise InputError(f"{path}: holds {shown(type(data).__name__)}, not named tensors")
     for name, tensor in data.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise InputError(f"{path}: key {shown(name)}: is not a tensor")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        if not _is_ordinary(tensor):
             raise InputError(f"{path}: key {name!r}: is not an ordinary tensor")
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise InputError(f"{path}: key {name!r}: has values that are not finite numbers")
     return dict(data)
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    """Whether it is dense and of a common type, with memory of its own for each of its numbers: a
+    few bytes can claim to be a tensor of any size."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in ORDINARY:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -97,7 +112,7 @@ def _refused(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     """The first sentence of somebody else's error."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -32,6 +32,7 @@ from onceforall.formats.keys import (
     translate,
 )
 from onceforall.formats.net_config import OFFICIAL
+from onceforall.formats.networks import is_checkpoint
 from onceforall.formats.tensors import is_torch_file, read_tensors, write_tensors
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
@@ -53,6 +54,7 @@ def read_weights(path: Path, family: Family, arch: Arch) -> nn.Sequential:
         if is_supernet(tensors):
             return _to_supernet(tensors, family, path).extract(arch).eval()
         return _to_network(tensors, family, arch, path).eval()
+    _check_kind(path)
     if checkpoint.describe(path)["kind"] == "supernet":
         supernet, _ = weights.load_supernet(path)
         _same_family(supernet.family, family, path)
@@ -70,12 +72,21 @@ def read_supernet(path: Path, family: Family | None = None) -> SuperNet:
         InputError: as `read_weights`.
     """
     if not is_torch_file(path):
+        _check_kind(path)
         supernet, _ = weights.load_supernet(path)
         if family is not None:
             _same_family(supernet.family, family, path)
         return supernet
     tensors = read_tensors(path)
     return _to_supernet(tensors, family or detect_family(tensors, path), path)
+
+
+def _check_kind(path: Path) -> None:
+    """Raises InputError where a file that PyTorch did not write is no checkpoint either."""
+    if path.is_file() and not is_checkpoint(path):
+        raise InputError(
+            f"{path}: holds no weights: neither PyTorch wrote it nor is it safetensors"
+        )
 
 
 def is_supernet(tensors: Mapping[str, Tensor]) -> bool:
@@ -205,12 +216,14 @@ def _assign(
     path: Path,
 ) -> None:
     """Gives a module that has no memory yet the tensors of a file."""
-    wanted = module.state_dict()
+    wanted = module.state_dict(keep_vars=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     own = translate(tensors, names, shapes, str(path))
     for name, tensor in own.items():
         if tensor.is_floating_point() != wanted[name].is_floating_point():
-            raise InputError(f"{path}: {name}: {tensor.dtype} given, {wanted[name].dtype} expected")
+            raise InputError(
+                f"{path}: key {names[name]!r}: {tensor.dtype} given, {wanted[name].dtype} expected"
+            )
         own[name] = tensor.to(wanted[name].dtype)
     module.load_state_dict(own, assign=True)
     for parameter in module.parameters():
