@@ -1,6 +1,6 @@
 """How well the predictors foretell real measurements, in one run.
 
-    python benchmarks/predictors.py --data DATA [--draws 5] [--part accuracy|latency] [--plots DIR]
+    python benchmarks/predictors.py --data DATA [--draws 5] [--part accuracy] [--plots DIR]
 
 DATA holds `accuracy/ofa_mbv3_w1.0.csv` (measured top-1 of sub-networks) and
 `latency/gpu_latency_ms.csv` (measured latencies on nine device settings). Each figure is a mean
@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall import families, predictors, records
+from onceforall.costs import cost_tables
 from onceforall.predictors.base import Report, held_out
 from onceforall.records import Labels
 
 FAMILY = "ofa_mbv3_w1.0"
 ACCURACY_SIZES, LATENCY_SIZES = (100, 500, 1250), (10, 50, 900)
+LABELLED, NOISE = (50, 110, 170), 0.25  # archs; points
 SOURCE_SIZE = 600  # records of each other device
 Rows = list[dict[str, Any]]
 
@@ -37,17 +40,21 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the measurements")
     parser.add_argument("--draws", type=int, default=5, help="random splits for each figure")
-    parser.add_argument("--part", choices=("accuracy", "latency"), help="only this part")
+    parser.add_argument(
+        "--part", choices=("accuracy", "labelling", "latency"), help="only this part"
+    )
     parser.add_argument("--plots", type=Path, help="folder for predicted against measured (PNG)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     results: dict[str, Any] = {}
-    if given.part != "latency":
-        path = given.data / "accuracy" / f"{FAMILY}.csv"
-        labels = records.read_labels(path, families.get(FAMILY).space, "top1")
+    path = given.data / "accuracy" / f"{FAMILY}.csv"
+    labels = records.read_labels(path, families.get(FAMILY).space, "top1")
+    if given.part in (None, "accuracy"):
         results["accuracy"] = accuracy(labels, given.draws, given.plots)
         results["speed"] = speed(labels)
-    if given.part != "accuracy":
+    if given.part in (None, "labelling"):
+        results["labelling"] = labelling(labels, given.draws)
+    if given.part in (None, "latency"):
         path = given.data / "latency" / "gpu_latency_ms.csv"
         results["latency"] = latency(path, given.draws, given.plots)
     if given.json:
@@ -160,6 +167,56 @@ def speed(labels: Labels) -> Rows:
     model.predict(population)
     per_second = len(population) / (time.process_time() - start)
     return [{"fit of 1250 labels, s": fit, "archs a second, mean and uncertainty": per_second}]
+
+
+# --- which archs to label
+
+
+def labelling(labels: Labels, draws: int) -> Rows:
+    """Archs chosen in three ways, labelled by a predictor of all records and noise of the size of
+    the measurements': its error over the space, and within 10% of two budgets of MACs."""
+    oracle = predictors.fit_accuracy(labels, test_fraction=0)
+    space, budgets = labels.space, (200e6, 350e6)
+    macs = cost_tables(families.get(FAMILY), space.resolution)["macs"].restrict(space)
+    everywhere = space.sample(np.random.default_rng(99), 20_000)
+    far = np.min([np.abs(np.log(macs(everywhere) / b)) for b in budgets], axis=0)
+    tests = {"rmse": everywhere[:3000], "rmse near budgets": everywhere[far < 0.1][:3000]}
+    rows: Rows = []
+    for way in ("random", "spread", "unsure", "unsure near budgets"):
+        errors: dict[int, list[dict[str, float]]] = {}
+        for draw in range(draws):
+            rng = np.random.default_rng(draw)
+            known = labels.take(np.arange(0))
+            while len(known) < LABELLED[-1]:
+                n = 20 if len(known) else LABELLED[0]
+                model = predictors.fit_accuracy(known, test_fraction=0) if len(known) else None
+                near: dict[str, Any] = {"cost": macs, "budgets": budgets} if "near" in way else {}
+                asked = model if way.startswith("unsure") else None
+                archs = (
+                    space.sample(rng, n)
+                    if way == "random"
+                    else predictors.choose(space, asked, known.population, n, rng, **near)
+                )
+                truth = oracle.predict(archs).mean + NOISE * rng.standard_normal(n)
+                known = replace(
+                    known,
+                    population=np.concatenate([known.population, archs]),
+                    values=np.concatenate([known.values, truth]),
+                    columns={},
+                )
+                if len(known) in LABELLED:
+                    fitted = predictors.fit_accuracy(known, test_fraction=0)
+                    gap = {
+                        name: fitted.predict(test).mean - oracle.predict(test).mean
+                        for name, test in tests.items()
+                    }
+                    found = {name: float(np.sqrt((e**2).mean())) for name, e in gap.items()}
+                    errors.setdefault(len(known), []).append(found)
+        for n, all_found in errors.items():
+            means = {name: float(np.mean([each[name] for each in all_found])) for name in tests}
+            rows.append({"archs": way, "labels": n, **means})
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
 
 
 # --- latency

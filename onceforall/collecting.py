@@ -96,8 +96,9 @@ def informative_accuracies(
     budgets: Sequence[float] = (),
 ) -> Learning:
     """Like `accuracies`, with archs chosen to teach a predictor the most, until its error on
-    held-out archs stops falling or there are `most`: spread first, then those it is least sure of,
-    likelier the nearer their `cost` is to one of `budgets`.
+    held-out archs stops falling or there are `most`: spread over the space, which teaches a
+    predictor of all of it the most (docs/predictors.md); with `budgets` of a `cost`, after a first
+    round, those near a budget that it is least sure of.
 
     Gone on with, a file is judged by all its rounds, those of earlier times included.
     """
@@ -116,9 +117,8 @@ def informative_accuracies(
             return Learning(added, tuple(errors), stalled(errors))
         rng = np.random.default_rng((seed, len(labels)))
         n = min(NEXT_ROUNDS, most - len(labels))
-        chosen = choose(
-            space, predictor, labels.population, n, rng, cost=cost, budgets=list(budgets)
-        )
+        asked = predictor if budgets else None
+        chosen = choose(space, asked, labels.population, n, rng, cost=cost, budgets=budgets)
         _score(supernet, data, space.decode(chosen), path, images)
         added += len(chosen)
 

@@ -71,9 +71,10 @@ def accuracy(
 ) -> None:
     """Extracts, calibrates and evaluates archs of a supernet, all on the same validation images.
 
-    The first archs are spread over the space, the next are those that a predictor fitted on the
-    records so far is least sure of; it stops when the predictor's error on held-out records stops
-    falling. A file that has some of the records is gone on with.
+    The archs are spread over the space; with --near, after the first 50, they are those near the
+    budgets that a predictor fitted on the records so far is least sure of. It stops when the
+    predictor's error on held-out records stops falling. A file that has some of the records is gone
+    on with.
 
     Example: onceforall records accuracy runs/mine --near 0.5M,1M
     """
