@@ -2,19 +2,22 @@
 
 First an additive model of the objective is learnt from the archs evaluated so far, and the
 best archs under several plausible models (Thompson sampling) are evaluated, over all
-resolutions. Then, from the best arch: all single changes are evaluated; pairs of changes and
-larger jumps are ranked by the sum of their parts, and the best of them evaluated; until
-nothing gets better. After that, local search starts again from children of the
-archs where it ended, and now and then from random ones.
+resolutions. Then, from the best arch: all single changes are evaluated, and of all pairs of
+changes those with the largest sum of gains. What each change gained is remembered: from the
+next arch, the changes and pairs that it promises most for are tried first, and all single
+changes evaluated again only where none of these is better; until nothing is. After that, local
+search starts again from children of the archs where it ended, and now and then from random ones.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.search import evolution
-from onceforall.search.additive import Costs, Regression, best_archs, cells
+from onceforall.search.additive import Cells, Costs, Regression, best_archs, cells
 from onceforall.search.problem import Problem
 from onceforall.space import Population, Space
 from onceforall.tables import Table
@@ -23,17 +26,16 @@ Floats = NDArray[np.float64]
 
 START = 160  # random archs
 SHARE = 0.45  # of the evaluations go to archs that the model proposes,
-ROUNDS = 30  # in so many rounds at most,
+ROUNDS = 20  # in so many rounds at most,
 BATCH = 25  # of so many archs each,
 DRAWS = 8  # the best under so many models
 LEARN = 1200  # archs that a model is learnt from, at most
 RIDGE = 0.02  # prior precision of the model's numbers, in archs
-PAIRS = 30  # evaluated in a step of local search
-JUMPS = 20  # likewise
-ELITE = 12  # ends of local search that become parents
+TRIED = 60  # changes and pairs of changes evaluated in a step of local search
+ELITE = 30  # ends of local search that become parents
 CHILDREN = 24  # of two of them; local search starts again from the best
 KICK = 0.05  # share of their genes that change
-FRESH = 0.3  # share of starts from random archs instead
+FRESH = 0.1  # share of starts from random archs instead
 IDLE = 5  # starts in a row without a new arch, then the end
 
 
@@ -54,9 +56,7 @@ class Guided:
         self._prices: Floats | None = None  # (limits, 1, resolutions)
         self._resolutions = np.arange(len(self._space.resolution))
         self._design = np.zeros((0, self._cells.size))
-        self._model: Regression | None = None
         self._ends: list[int] = []  # of local search, in the archive
-        self._learnt = 0  # archs that the model has seen
 
     def run(self) -> None:
         problem = self._problem
@@ -80,14 +80,11 @@ class Guided:
     def _fit(self) -> Regression:
         """The model of what was evaluated so far; the better an arch, the more it counts."""
         archive = self._archive
-        n = len(archive)
         new = self._cells.design(archive.population[len(self._design) :])
         self._design = np.concatenate([self._design, new])
         order = np.argsort(-archive.values, kind="stable")[:LEARN]
         weights = 1 / (1 + np.arange(len(order)) / (0.25 * len(order)))
-        self._model = Regression(self._design[order], archive.values[order], weights, RIDGE)
-        self._learnt = n
-        return self._model
+        return Regression(self._design[order], archive.values[order], weights, RIDGE)
 
     def _propose(self) -> None:
         """Evaluates the best archs under models that are plausible so far."""
@@ -105,58 +102,33 @@ class Guided:
         """Local search from an arch of the archive, as long as it gets better; where it
         ends."""
         problem, archive = self._problem, self._archive
+        promised = _Gains(self._cells)
         while problem.left:
             row, value = archive.population[at], archive.values[at]
-            near, place = changes(self._space, row)
-            found = problem.evaluate(near)
-            if len(found) < len(near):
+            step = _Step(self._problem, row)
+            if promised.known:
+                gain = promised.of(step)
+                better = self._better(value, step.best(gain, singles=True))
+                if better is not None:
+                    at = better
+                    continue
+            found = problem.evaluate(step.near)
+            if len(found) < len(step.near):
                 return at
             gain = archive.values[found] - value
-            for several in (self._pairs(row, near, place, gain), self._jumps(row, near, gain)):
-                found = np.concatenate([found, problem.evaluate(several)])
-            found = found[problem.feasible[found]]
-            if not len(found) or archive.values[found].max() <= value:
+            promised.learn(step, gain)
+            better = self._better(value, np.concatenate([step.near, step.best(gain)]))
+            if better is None:
                 return at
-            at = int(found[archive.values[found].argmax()])
+            at = better
         return at
 
-    def _pairs(
-        self, row: Population, near: Population, place: NDArray[np.intp], gain: Floats
-    ) -> Population:
-        """Two changes at once: the best within the limits by the sum of what each does alone."""
-        i, j = np.triu_indices(len(near), 1)
-        good = (place[i] != place[j]) & (gain[i] + gain[j] > 0)
-        i, j = i[good], j[good]
-        for limit in self._problem.limits:
-            values = np.asarray(limit.value(np.concatenate([row[None], near])), float)
-            change = values[1:] - values[0]
-            good = limit.excess(values[0] + change[i] + change[j]) == 0
-            i, j = i[good], j[good]
-        top = np.argsort(-(gain[i] + gain[j]), kind="stable")[:PAIRS]
-        i, j = i[top], j[top]
-        both = self._space.canonical(np.where(near[i] != row, near[i], near[j]))
-        return both[self._problem.within(both)]
-
-    def _jumps(self, row: Population, near: Population, gain: Floats) -> Population:
-        """Many changes at once: the best archs of a model that is exact about single changes,
-        held back to `row` more and less."""
-        stale = self._model is None or len(self._archive) > 1.2 * self._learnt
-        fitted = self._fit() if stale or self._model is None else self._model
-        model = np.append(fitted.mean, 0.0)  # an absent block adds nothing
-        here, there = self._cells.places(row[None])[0], self._cells.places(near)
-        alone = (there != here).sum(1) == 1
-        for old, new in zip(here, there.T, strict=True):
-            moved = alone & (new != old)
-            model[new[moved]] = model[old] + gain[moved]
-            model[-1] = 0.0  # where the change took the block away
-        stay = np.zeros(len(model))  # all blocks of `row` are worth more
-        stay[here] = 1.0
-        pull = np.geomspace(0.03, 2.0, JUMPS)[:, None] * np.abs(gain).mean()
-        r = row[:1].astype(np.intp)
-        prices = None if self._prices is None else self._prices[:, :, r]
-        models = (model + pull * stay)[:, :-1]
-        rows, _, _ = best_archs(self._space, models, self._costs, r, prices)
-        return rows[self._problem.within(rows)]
+    def _better(self, value: float, rows: Population) -> int | None:
+        """The best of these archs, evaluated, where in the archive; None: none exceeds `value`."""
+        found = self._problem.evaluate(rows)
+        found = found[self._problem.feasible[found]]
+        values = self._archive.values[found]
+        return int(found[values.argmax()]) if len(found) and values.max() > value else None
 
     def _restart(self) -> int:
         """Where local search starts again: the best of some random archs, or, the more ends it has
@@ -198,6 +170,77 @@ def _costs(problem: Problem) -> Costs | None:
     return Costs(problem.space, tables, [x.low for x in limits], [x.high for x in limits])
 
 
+class _Step:
+    """The neighbourhood of an arch: what one change makes of it, and of two at once the best.
+
+    Attributes:
+        row: (genes,) the arch.
+        near, places: as `changes` gives them.
+    """
+
+    def __init__(self, problem: Problem, row: Population) -> None:
+        self._problem, self.row = problem, row
+        self.near, self.places = changes(problem.space, row)
+        both = np.concatenate([row[None], self.near])
+        self._limited = [np.asarray(limit.value(both), float) for limit in problem.limits]
+
+    def best(self, gain: Floats, singles: bool = False) -> Population:
+        """The pairs of changes, and on request single ones, with the largest sums of gains among
+        those that the limits seem to leave; TRIED of them at most, all within the limits.
+
+        Args:
+            gain: (n,) of each change.
+        """
+        n = len(self.near)
+        score = gain[:, None] + gain
+        once = np.tri(n, k=-1, dtype=bool) & (self.places[:, None] != self.places)
+        score[~once] = -np.inf
+        if singles:
+            score[np.diag_indices(n)] = gain
+        for limit, values in zip(self._problem.limits, self._limited, strict=True):
+            change = values[1:] - values[0]
+            total = values[0] + change[:, None] + change
+            total[np.diag_indices(n)] = values[1:]
+            score[(total > limit.high) | (total < limit.low)] = -np.inf
+        flat = score.ravel()
+        top = np.arange(len(flat))
+        if len(flat) > TRIED:
+            top = np.argpartition(-flat, TRIED)[:TRIED]
+        top = top[flat[top] > -np.inf]
+        i, j = np.unravel_index(top, score.shape)
+        rows = np.where(self.near[i] != self.row, self.near[i], self.near[j])
+        rows = self._problem.space.canonical(rows)
+        return rows[self._problem.within(rows)]
+
+
+class _Gains:
+    """What single changes gained where all were evaluated last: a guess for archs near there."""
+
+    def __init__(self, where: Cells) -> None:
+        self._where = where
+        self._gain = np.zeros((0, where.size + 1))  # (parts, cells), absent blocks last
+
+    @property
+    def known(self) -> bool:
+        return len(self._gain) > 0
+
+    def learn(self, step: _Step, gain: Floats) -> None:
+        """Changes of more than one block or the resolution are not kept."""
+        here, there = self._where.places(step.row[None]), self._where.places(step.near)
+        moved = there != here
+        alone = np.flatnonzero(moved.sum(1) == 1)
+        part = moved[alone].argmax(1)
+        self._gain = np.zeros((here.shape[1], self._where.size + 1))
+        self._gain[part, there[alone, part]] = gain[alone]
+
+    def of(self, step: _Step) -> Floats:
+        """(n,) the gains that single changes promise."""
+        part = np.arange(len(self._gain))
+        here, there = self._where.places(step.row[None]), self._where.places(step.near)
+        gains: Floats = (self._gain[part, there] - self._gain[part, here]).sum(1)
+        return gains
+
+
 def changes(space: Space, row: Population) -> tuple[Population, NDArray[np.intp]]:
     """All archs that differ from `row` (genes,) in one place: a block, a stage's depth or width,
     the resolution. A block that a greater depth adds comes in all its choices.
@@ -205,38 +248,35 @@ def changes(space: Space, row: Population) -> tuple[Population, NDArray[np.intp]
     Returns:
         (n, genes) archs and (n,) the number of the place; depth and the block it adds are one.
     """
-    rows: list[NDArray[np.int8]] = []
-    places: list[int] = []
+    deep = tuple(int(row[i]) for i, gene in enumerate(space.genes) if gene.kind == "depth")
+    changed, values, places = _templates(space, deep)
+    rows = np.where(changed, values, row)
+    different = (rows != row).any(1)
+    return rows[different], places[different]
 
-    def add(place: int, *genes: tuple[int, int]) -> None:
-        changed = row.copy()
-        for column, choice in genes:
-            changed[column] = choice
-        rows.append(changed)
-        places.append(place)
 
-    for choice in range(len(space.resolution)):
-        if choice != row[0]:
-            add(0, (0, choice))
+@lru_cache(maxsize=1024)
+def _templates(
+    space: Space, depths: tuple[int, ...]
+) -> tuple[NDArray[np.bool_], Population, NDArray[np.intp]]:
+    """(n, genes) which genes each change of an arch with these depths sets, to what, and (n,) the
+    places; changes to what an arch already has are among them."""
+    found: list[tuple[int, dict[int, int]]] = [(0, {0: r}) for r in range(len(space.resolution))]
     column = 1
-    for stage in space.stages:
-        for choice in range(len(stage.width)):
-            if choice != row[column]:
-                add(column, (column, choice))
-        deep = int(row[column + 1])
+    for stage, deep in zip(space.stages, depths, strict=True):
+        start = column + 2
+        found += [(column, {column: choice}) for choice in range(len(stage.width))]
         if deep > 0:
-            add(column + 1, (column + 1, deep - 1))
+            gone = range(start + 2 * stage.depth[deep - 1], start + 2 * stage.depth[deep])
+            found.append((column + 1, {column + 1: deep - 1} | dict.fromkeys(gone, 0)))
         deeper = min(deep + 1, len(stage.depth) - 1)
         for b in range(stage.depth[deeper]):
-            first = column + 2 + 2 * b
-            for k in range(len(stage.kernel)):
-                for e in range(len(stage.expand)):
-                    genes = (first, k), (first + 1, e)
-                    if b >= stage.depth[deep]:
-                        add(column + 1, (column + 1, deeper), *genes)
-                    elif (k, e) != (row[first], row[first + 1]):
-                        add(first, *genes)
-        column += 2 + 2 * stage.blocks
-    if not rows:
-        return np.zeros((0, len(row)), np.int8), np.zeros(0, np.intp)
-    return space.canonical(np.array(rows)), np.array(places)
+            new = b >= stage.depth[deep]
+            place, more = (column + 1, {column + 1: deeper}) if new else (start + 2 * b, {})
+            for k, e in np.ndindex(len(stage.kernel), len(stage.expand)):
+                found.append((place, {start + 2 * b: k, start + 2 * b + 1: e} | more))
+        column = start + 2 * stage.blocks
+    values = np.full((len(found), len(space.genes)), -1, np.int8)
+    for line, (_, genes) in zip(values, found, strict=True):
+        line[list(genes)] = list(genes.values())
+    return values >= 0, values, np.array([place for place, _ in found], np.intp)
