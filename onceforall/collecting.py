@@ -19,6 +19,7 @@ from onceforall.accuracy import accuracy, calibrated
 from onceforall.costs import Shape, layer_table, unique_layers
 from onceforall.data import Data
 from onceforall.devices import Target
+from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.layers import Layer
 from onceforall.predictors import choose, fit_accuracy, stalled
@@ -57,7 +58,11 @@ def accuracies(
 ) -> int:
     """Appends top-1 accuracies until the file has those of n archs; returns how many were added.
 
-    Every arch is scored on the same validation images: the first `images` of them.
+    Every arch is scored on the same validation images: the first `images` of them, or as many as
+    those that the file has.
+
+    Raises:
+        InputError: the file has archs that were scored on other images.
     """
     todo = wanted(supernet.space, _archs(path), n, seed)
     _score(supernet, data, todo, path, images)
@@ -67,12 +72,38 @@ def accuracies(
 def _score(
     supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None
 ) -> None:
+    images = scored_on(path, data, images)
     with appending(path) as file:
         for arch in track(archs, "accuracy records"):
             network = calibrated(supernet, arch, data)
             found = accuracy(network, arch.resolution, data.validation, images)
             facts = {"data": data.name, "split": "validation", "images": found.n}
             add(file, Record(arch, "top1", found.top1, "%", provenance=facts))
+
+
+def scored_on(path: Path, data: Data, images: int | None) -> int:
+    """How many validation images the archs of a file are scored on: those asked for, else those
+    that its records name, else all.
+
+    Raises:
+        InputError: the records name another number than that asked for, or other data.
+    """
+    most = len(data.validation)
+    asked = None if images is None else min(images, most)
+    for record in read_jsonl(path) if path.exists() else []:
+        found = record.provenance.get("images", asked)
+        if record.provenance.get("data", data.name) != data.name:
+            raise InputError(
+                f"{path}: its archs were scored on {record.provenance['data']}, not {data.name};"
+                " name another file"
+            )
+        if asked is not None and found != asked:
+            raise InputError(
+                f"{path}: its archs were scored on {found} images, not on {asked}; name another"
+                " file, or leave the number of images out"
+            )
+        asked = found
+    return asked or most
 
 
 @dataclass(frozen=True)

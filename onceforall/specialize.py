@@ -158,7 +158,7 @@ def _score(shop: Workshop, arch: Arch) -> float:
     kept in `shop.scores`."""
     network = calibrated(shop.supernet, arch, shop.data)
     images = shop.data.validation
-    n = len(images) if shop.images is None else min(shop.images, len(images))
+    n = shop.images
     top1 = accuracy(network, arch.resolution, images, n).top1
     rest = images.subset(range(n, len(images)))
     others = accuracy(network, arch.resolution, rest).top1 if len(rest) else 0.0

@@ -30,7 +30,7 @@ class Workshop:
     """All that specialising needs; the predictors grow with what is measured.
 
     Attributes:
-        images: of validation that the accuracy records stand on; None: all.
+        images: of validation that the accuracy records stand on.
         risk: standard deviations taken off a predicted accuracy in search.
         delivered: archs that were specialised so far, with their measured latency, ms.
         scores: top-1 on all validation images of the archs that were candidates so far.
@@ -43,7 +43,7 @@ class Workshop:
     latency: Predictor
     accuracy_labels: Labels
     latency_labels: Labels
-    images: int | None = None
+    images: int
     risk: float = 1.0
     delivered: dict[Arch, float] = field(default_factory=dict)
     scores: dict[Arch, float] = field(default_factory=dict)
@@ -98,6 +98,7 @@ def open_workshop(
     """
     space, family = run.supernet.space, run.supernet.family
     scores = run.folder / "accuracy.jsonl"
+    images = collecting.scored_on(scores, data, images)
     collecting.accuracies(run.supernet, data, accuracy_samples, scores, images, seed)
     scored = read_labels(scores, space, "top1")
     accuracy = fit_accuracy(scored, seed=seed)
@@ -117,6 +118,4 @@ def open_workshop(
             f" {latency.report.kendall_tau:.2f} on held-out archs ({latency.report.n_train}"
             " records)"
         )
-    return Workshop(
-        run.supernet, data, target, accuracy, latency, scored, labels, images=images, risk=risk
-    )
+    return Workshop(run.supernet, data, target, accuracy, latency, scored, labels, images, risk)

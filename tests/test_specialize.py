@@ -60,6 +60,12 @@ def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, shop: Worksho
     assert collecting.accuracies(run.supernet, digits, 14, path, 100) == 2
     assert collecting.accuracies(run.supernet, digits, 14, path, 100) == 0
     assert read_jsonl(path)[:12] == records
+    assert collecting.accuracies(run.supernet, digits, 15, path) == 1
+    assert read_jsonl(path)[-1].provenance["images"] == 100
+    with pytest.raises(InputError, match="were scored on 100 images, not on 50; name another"):
+        collecting.accuracies(run.supernet, digits, 16, path, 50)
+    with pytest.raises(InputError, match="were scored on digits, not clothes"):
+        collecting.scored_on(path, replace(digits, name="clothes"), None)
     times = read_jsonl(run.folder / "latency-onnxruntime-cpu.jsonl")
     assert len(times) == 16
     assert all(r.value > 0 and r.unit == "ms" for r in times)
