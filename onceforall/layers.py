@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -46,9 +48,7 @@ def _blank(layer: Layer) -> nn.Module:
         return layer.make(**dict(layer.settings))
 
 
-def owning(
-    module: nn.Module, tensors: Mapping[str, Tensor] | None = None, prefix: str = ""
-) -> nn.Module:
+def owning(module: M, tensors: Mapping[str, Tensor] | None = None, prefix: str = "") -> M:
     """A copy of a module that has these tensors (its own where None) as its parameters and
     buffers. Tensors are not copied; everything else is the copy's own."""
     own = type(module).__new__(type(module))

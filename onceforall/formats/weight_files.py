@@ -34,6 +34,7 @@ from onceforall.formats.keys import (
 from onceforall.formats.net_config import OFFICIAL
 from onceforall.formats.networks import is_checkpoint
 from onceforall.formats.tensors import is_torch_file, read_tensors, write_tensors
+from onceforall.layers import M, owning
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
 
@@ -173,8 +174,7 @@ def _to_network(
         names = network_names(family, arch, spelling, numbers)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    _assign(network, tensors, names, path)
-    return network
+    return _filled(network, tensors, names, path)
 
 
 def _block_numbers(tensors: Iterable[str], blocks: int) -> list[int] | None:
@@ -192,8 +192,7 @@ def _to_supernet(tensors: Mapping[str, Tensor], family: Family, path: Path) -> S
         names = supernet_names(family, _spelling(tensors, found, _supernet_spellings(family)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    _assign(supernet, tensors, names, path)
-    return supernet
+    return _filled(supernet, tensors, names, path)
 
 
 def _supernet_spellings(family: Family) -> tuple[Spelling, ...]:
@@ -209,13 +208,8 @@ def _spelling(
     return max(spellings, key=lambda spelling: hits(tensors, ends, spelling)[1])
 
 
-def _assign(
-    module: nn.Module,
-    tensors: Mapping[str, Tensor],
-    names: Mapping[str, str],
-    path: Path,
-) -> None:
-    """Gives a module that has no memory yet the tensors of a file."""
+def _filled(module: M, tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> M:
+    """A module that has no memory yet, with the tensors of a file."""
     wanted = module.state_dict(keep_vars=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     own = translate(tensors, names, shapes, str(path))
@@ -225,6 +219,4 @@ def _assign(
                 f"{path}: key {names[name]!r}: {tensor.dtype} given, {wanted[name].dtype} expected"
             )
         own[name] = tensor.to(wanted[name].dtype)
-    module.load_state_dict(own, assign=True)
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
+    return owning(module, own)
