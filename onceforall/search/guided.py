@@ -31,7 +31,8 @@ BATCH = 25  # of so many archs each,
 DRAWS = 8  # the best under so many models
 LEARN = 1200  # archs that a model is learnt from, at most
 RIDGE = 0.02  # prior precision of the model's numbers, in archs
-TRIED = 60  # changes and pairs of changes evaluated in a step of local search
+TRIED = 40  # changes and pairs of changes evaluated in a step of local search
+FIRST = 3  # resolutions whose best archs are where local search starts
 ELITE = 30  # ends of local search that become parents
 CHILDREN = 24  # of two of them; local search starts again from the best
 KICK = 0.05  # share of their genes that change
@@ -57,6 +58,7 @@ class Guided:
         self._resolutions = np.arange(len(self._space.resolution))
         self._design = np.zeros((0, self._cells.size))
         self._ends: list[int] = []  # of local search, in the archive
+        self._promised = _Gains(self._cells)
 
     def run(self) -> None:
         problem = self._problem
@@ -70,7 +72,9 @@ class Guided:
             if allowed - problem.left > SHARE * allowed or not problem.left:
                 break
             self._propose()
-        idle, start = 0, problem.best
+        for start in self._firsts():
+            self._ends.append(self._descend(start))
+        idle, start = 0, self._restart()
         while problem.left and idle < IDLE:
             known = len(self._archive)
             self._ends.append(self._descend(start))
@@ -102,7 +106,7 @@ class Guided:
         """Local search from an arch of the archive, as long as it gets better; where it
         ends."""
         problem, archive = self._problem, self._archive
-        promised = _Gains(self._cells)
+        promised = self._promised
         while problem.left:
             row, value = archive.population[at], archive.values[at]
             step = _Step(self._problem, row)
@@ -130,11 +134,17 @@ class Guided:
         values = self._archive.values[found]
         return int(found[values.argmax()]) if len(found) and values.max() > value else None
 
+    def _firsts(self) -> list[int]:
+        """The best arch of each of the best resolutions: which is best, the model knows least."""
+        ranked = self._problem.ranked()
+        first = np.unique(self._archive.population[ranked, 0], return_index=True)[1]
+        return [int(i) for i in ranked[np.sort(first)[:FIRST]]]
+
     def _restart(self) -> int:
         """Where local search starts again: the best of some random archs, or, the more ends it has
         found, of children of two of these."""
         problem, archive, rng = self._problem, self._archive, self._rng
-        ends = np.unique(self._ends)
+        ends = np.unique(np.array(self._ends, np.intp))
         ends = ends[np.argsort(-archive.values[ends], kind="stable")][:ELITE]
         if len(ends) < 2 or rng.random() < FRESH:
             rows = self._space.sample(rng, CHILDREN)
