@@ -305,6 +305,27 @@ def _area(front: np.ndarray, corner: np.ndarray) -> float:
     return float(((rights - front[:, 0]) * (corner[1] - front[:, 1])).sum())
 
 
+@pytest.mark.parametrize("method", ["guided", "evolution"])
+def test_no_time_at_all_still_gives_an_arch_within_the_limits(method):
+    _, latency, _ = tables(SPACE)
+    middle = (latency.minimum()[0] + latency.maximum()[0]) / 2
+    limits = [Limit("latency", latency, at_most=middle)]
+    found = search(SPACE, not_additive, limits, seconds=1e-9, method=method)
+    assert latency.of(found.arch) <= middle
+    front = pareto(
+        SPACE, not_additive, {"latency": latency}, budgets={"latency": [middle]}, seconds=1e-9
+    )
+    assert latency.of(front[0].arch) <= middle
+
+
+def test_a_negative_seed_is_refused():
+    _, latency, _ = tables(SPACE)
+    with pytest.raises(InputError, match="seed: -1"):
+        search(SPACE, not_additive, seed=-1)
+    with pytest.raises(InputError, match="seed: -1"):
+        pareto(SPACE, not_additive, {"latency": latency}, seed=-1)
+
+
 def test_fronts_refuse_what_makes_no_sense():
     gain, latency, _ = tables(SPACE)
     with pytest.raises(InputError, match="no cost"):

@@ -24,6 +24,7 @@ from onceforall.search.problem import (
     Objective,
     Problem,
     Result,
+    check_seed,
 )
 from onceforall.space import Space
 from onceforall.tables import Table
@@ -73,6 +74,7 @@ def search(
     started = time.perf_counter()
     limits = tuple(limit.restrict(space) for limit in limits)
     _check(limits, evaluations, seconds, method)
+    check_seed(seed)
     if isinstance(objective, Table):
         objective = objective.restrict(space)
     rng = np.random.default_rng(seed)
@@ -93,6 +95,7 @@ def search(
         certificate = _exactly(problem, objective, deadline)
     else:
         method = "guided" if method == "auto" else method
+        problem.first()
         METHODS[method](problem, rng)
     best = problem.candidate(problem.best)
     return Result(

@@ -24,6 +24,7 @@ from onceforall.search.problem import (
     Objective,
     Problem,
     Result,
+    check_seed,
 )
 from onceforall.space import Population, Space
 from onceforall.tables import Table
@@ -69,6 +70,7 @@ def pareto(
         raise InputError("pareto: no cost is given to trade the objective against")
     if method not in ("auto", "nsga2", *METHODS):
         raise InputError(f"pareto: method: {method!r} is not auto, guided, evolution or nsga2")
+    check_seed(seed)
     limits = [limit.restrict(space) for limit in limits]
     costs = {n: c.restrict(space) if isinstance(c, Table) else c for n, c in costs.items()}
     rng = np.random.default_rng(seed)
@@ -84,6 +86,7 @@ def pareto(
         own = [*limits, Limit(name, costs[name], at_most=budget)]
         anchors = feasibility.decide(space, own, rng)
         runs.append(Problem(archive, tuple(own), anchors))
+        runs[-1].first()
     run = METHODS["guided" if method == "auto" else method]
     total = evaluations if evaluations is not None else EVALUATIONS * len(runs)
     for i, problem in enumerate(runs):

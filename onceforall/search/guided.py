@@ -74,6 +74,8 @@ class Guided:
             self._propose()
         for start in self._firsts():
             self._ends.append(self._descend(start))
+        if not problem.left:
+            return
         idle, start = 0, self._restart()
         while problem.left and idle < IDLE:
             known = len(self._archive)

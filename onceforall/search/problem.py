@@ -277,6 +277,11 @@ class Problem:
         self.note()
         return where
 
+    def first(self) -> None:
+        """Evaluates one arch within the limits, so that there is a best however little time."""
+        self.archive.evaluate(self.anchors[:1])
+        self.note()
+
     def note(self) -> None:
         feasible, values = self.feasible, self.archive.values
         new = np.arange(self._seen, len(values))
@@ -301,6 +306,12 @@ class Problem:
             float(self.archive.values[index]),
             {limit.name: float(limit.value(row)[0]) for limit in self.limits},
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError where random numbers cannot start from it."""
+    if seed < 0:
+        raise InputError(f"seed: {seed} is negative")
 
 
 def violation(limits: Sequence[Limit], population: Population) -> Floats:
