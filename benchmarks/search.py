@@ -174,18 +174,18 @@ def honest(data: Path, draws: int) -> list[Row]:
         order = np.random.default_rng(draw).permutation(len(labels))
         half, rest = order[: len(order) // 2], order[len(order) // 2 :]
         process = predictors.fit_accuracy(labels.take(rest), test_fraction=0).on(space)
-        judges = {
-            "process": lambda rows, process=process: process.predict(rows).mean,
+        judges: dict[str, Objective] = {
+            "process": partial(_mean, process),
             "ridge": _ridge(labels.take(rest), space),
         }
         for n in (50, 200, len(half)):
             known = predictors.fit_accuracy(labels.take(half[:n]), test_fraction=0).on(space)
             for budget in (150e6, 220e6, 290e6):
                 limit = Limit("macs", macs, at_most=budget)
-                objectives = {
-                    "plain": lambda rows, known=known: known.predict(rows).mean,
+                objectives: dict[str, Objective] = {
+                    "plain": partial(_mean, known),
                     "honest": partial(_lower, known),
-                    "authors": lambda rows: authors.predict(rows).mean,
+                    "authors": partial(_mean, authors),
                 }
                 for name, objective in objectives.items():
                     found = search(space, objective, [limit], evaluations=1500, seed=draw)
@@ -193,6 +193,10 @@ def honest(data: Path, draws: int) -> list[Row]:
                     judged = {kind: float(judge(best)[0]) for kind, judge in judges.items()}
                     rows.append({"draw": draw, "labels": n, "macs": budget, "by": name} | judged)
     return rows
+
+
+def _mean(predictor: predictors.Predictor, population: Population) -> Floats:
+    return predictor.predict(population).mean
 
 
 def _lower(predictor: predictors.Predictor, population: Population) -> Floats:

@@ -37,7 +37,7 @@ ELITE = 30  # ends of local search that become parents
 CHILDREN = 24  # of two of them; local search starts again from the best
 KICK = 0.05  # share of their genes that change
 FRESH = 0.1  # share of starts from random archs instead
-IDLE = 5  # starts in a row without a new arch, then the end
+IDLE = 12  # starts in a row without a new arch, then the end
 
 
 def run(problem: Problem, rng: np.random.Generator) -> None:
@@ -80,7 +80,7 @@ class Guided:
         while problem.left and idle < IDLE:
             known = len(self._archive)
             self._ends.append(self._descend(start))
-            start = self._restart()
+            start = self._restart(fresh=idle > 0)
             idle = idle + 1 if len(self._archive) == known else 0
 
     def _fit(self) -> Regression:
@@ -142,13 +142,13 @@ class Guided:
         first = np.unique(self._archive.population[ranked, 0], return_index=True)[1]
         return [int(i) for i in ranked[np.sort(first)[:FIRST]]]
 
-    def _restart(self) -> int:
+    def _restart(self, fresh: bool = False) -> int:
         """Where local search starts again: the best of some random archs, or, the more ends it has
         found, of children of two of these."""
         problem, archive, rng = self._problem, self._archive, self._rng
         ends = np.unique(np.array(self._ends, np.intp))
         ends = ends[np.argsort(-archive.values[ends], kind="stable")][:ELITE]
-        if len(ends) < 2 or rng.random() < FRESH:
+        if fresh or len(ends) < 2 or rng.random() < FRESH:
             rows = self._space.sample(rng, CHILDREN)
             rows[:, 0] = self._resolution()
         else:
