@@ -24,7 +24,7 @@ from onceforall.errors import InputError, choices
 from onceforall.files import read_text
 
 PRECISIONS = ("fp32", "bf16")
-RULES = ("random", "sandwich")
+RULES = ("random", "sandwich", "alternate")
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -47,7 +47,7 @@ class PhaseSettings:
     expand: int = 1
     width: int = 1
     rule: str = "random"
-    # "random" or "sandwich"
+    # "random", "sandwich" or "alternate"
     distil: float = 0.0
     # weight of the distillation loss beside the labels'
     own_images: bool = False

@@ -24,9 +24,10 @@ class Phase:
         archs: sub-networks trained at each step; their gradients are added up.
         own_images: each of them on a batch of its own, so that a step takes `archs` batches;
             otherwise all on the same one (the paper's). The sum then stands on more images.
-        rule: "random" samples them all, at one resolution a batch (the paper's); "sandwich"
+        rule: "random" samples them all, at one resolution a step (the paper's). "sandwich"
             takes the largest, the smallest and samples the rest, each at its own resolution, the
-            largest teaching the others in place (Yu et al., 2019 and 2020).
+            largest teaching the others in place (Yu et al., 2019 and 2020). "alternate" takes the
+            largest and the smallest in turns and samples the rest, each at its own resolution.
         lr: peak learning rate: linear warm-up over `warmup` steps, then cosine to 0.
         distil: weight of the distillation loss beside the labels' (0: labels only).
         sort_channels: expand ratios formed before this phase, by which the hidden channels
@@ -62,6 +63,9 @@ class Phase:
         if self.rule == "sandwich":
             ends = [self.space.largest(), self.space.smallest()]
             return ends + self.space.decode(self.space.sample(rng, self.archs - 2))
+        if self.rule == "alternate":
+            end = self.space.smallest() if step % 2 else self.space.largest()
+            return [end, *self.space.decode(self.space.sample(rng, self.archs - 1))]
         at = self.space.restrict(resolution=(int(rng.choice(self.space.resolution)),))
         return at.decode(at.sample(rng, self.archs))
 

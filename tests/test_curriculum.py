@@ -72,6 +72,17 @@ def test_sandwich_holds_both_ends() -> None:
     assert drawn == set(FAMILY.space.resolution)
 
 
+def test_ends_alternate() -> None:
+    phase = Phase("all", FAMILY.space, 10, archs=3, lr=0.1, rule="alternate")
+    for step in range(4):
+        first, *drawn = phase.sample(0, step)
+        assert first == (FAMILY.space.smallest() if step % 2 else FAMILY.space.largest())
+        assert len(drawn) == 2
+        assert drawn != phase.sample(0, step + 1)[1:]
+    sizes = {arch.resolution for step in range(30) for arch in phase.sample(0, step)[1:]}
+    assert sizes == set(FAMILY.space.resolution)
+
+
 def test_learning_rate_by_hand() -> None:
     phase = curriculum(FAMILY.space, SHARES).phases[0]
     assert phase.learning_rate(0) == pytest.approx(0.2)
