@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,14 @@ from onceforall.files import write_json
 from onceforall.progress import say
 from onceforall.report.plots import Point, accuracy_latency
 from onceforall.runs import open_run
-from onceforall.specialize import Limits, Special, reference, specialize
+from onceforall.search import Infeasible, pareto
+from onceforall.space import Population
+from onceforall.specialize import Limits, Special, objective, reference, specialize
 from onceforall.workshop import Workshop, open_workshop
 
-SHARES = (0.15, 0.3, 0.5, 0.75)  # budgets, between the smallest and the largest network's latency
+BUDGETS = 4  # where none are given
+FRONT = 12  # latencies at which the best accuracy is predicted, to place the budgets
+MARGIN = 1.03  # of a budget over the predicted latency of what it is meant for
 IMAGES = {"fashion-mnist": 2000}  # of validation, for accuracy records: a compromise with time
 SAMPLES = 50  # archs of which there are accuracy records, and as many of latency
 CLOUD = 1500  # random sub-networks in the plot's background
@@ -88,8 +93,7 @@ def _specialised(shop: Workshop, out: Path, budgets_ms: Sequence[float] | None) 
     smallest = reference(shop, "smallest", space.smallest(), out / "smallest")
     largest = reference(shop, "largest", space.largest(), out / "largest")
     if budgets_ms is None:
-        low, high = smallest.latency_measured_ms, largest.latency_measured_ms
-        budgets_ms = [_rounded(low + share * (high - low)) for share in SHARES]
+        budgets_ms = _placed(shop, smallest.latency_measured_ms, largest.latency_measured_ms)
     rows = [smallest]
     for budget in budgets_ms:
         limits = Limits(latency_ms=budget)
@@ -98,9 +102,32 @@ def _specialised(shop: Workshop, out: Path, budgets_ms: Sequence[float] | None) 
     return [*rows, largest]
 
 
-def _rounded(value: float) -> float:
+def _placed(shop: Workshop, low: float, high: float) -> list[float]:
+    """Budgets, ms, at which accuracy is predicted to rise by equal steps from that of the smallest
+    network, which takes `low`, to the best below `high`; evenly spaced where none is predicted."""
+    space, value = shop.supernet.space, objective(shop)
+    asked = np.linspace(low, high, FRONT + 1)[1:]
+
+    def latency(population: Population) -> np.ndarray:
+        return shop.latency.predict(population).mean
+
+    try:
+        found = pareto(space, value, {"latency": latency}, budgets={"latency": asked.tolist()})
+        best = np.maximum.accumulate([result.value for result in found])
+    except Infeasible:  # the predictor puts even the smallest network above the first of them
+        best = np.array([-np.inf])
+    least = float(value(space.encode([space.smallest()]))[0])
+    shares = np.arange(1, BUDGETS + 1) / (BUDGETS + 1)
+    if best[-1] <= least:
+        return [_rounded_up(low + share * (high - low)) for share in shares]
+    first = [int(np.argmax(best >= least + share * (best[-1] - least))) for share in shares]
+    return sorted({_rounded_up(MARGIN * asked[i]) for i in first})
+
+
+def _rounded_up(value: float) -> float:
     """Two significant digits."""
-    return float(f"{value:.2g}")
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.2g}")
 
 
 def _plot(shop: Workshop, rows: Sequence[Special], name: str, path: Path) -> None:

@@ -28,7 +28,7 @@ from onceforall.evaluation import Accuracy
 from onceforall.export import Exported, export
 from onceforall.files import write_json
 from onceforall.progress import say
-from onceforall.search import Infeasible, Limit, search
+from onceforall.search import Infeasible, Limit, Objective, search
 from onceforall.space import Arch, Population
 from onceforall.weights import save_network
 from onceforall.workshop import Workshop, disagrees
@@ -171,7 +171,7 @@ def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
     space = shop.supernet.space
     result = search(
         space,
-        _objective(shop),
+        objective(shop),
         _search_limits(shop, limits),
         evaluations=EVALUATIONS,
         seed=seed,
@@ -192,7 +192,9 @@ def _known(shop: Workshop, limits: Limits) -> list[Arch]:
     ]
 
 
-def _objective(shop: Workshop) -> Any:
+def objective(shop: Workshop) -> Objective:
+    """What search maximises: predicted accuracy less `shop.risk` standard deviations."""
+
     def lower_bound(population: Population) -> np.ndarray:
         predicted = shop.accuracy.predict(population)
         if predicted.std is None:

@@ -1,12 +1,19 @@
 """The demo, shortened: everything it promises is there, and agrees with itself."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from onceforall import demo
+from onceforall import demo, families
+from onceforall.costs import cost_tables
 from onceforall.errors import InputError
+from onceforall.families import Family
+from onceforall.predictors import Prediction
+from onceforall.space import Population
 
 SHORT = ["resolutions=[12, 16]", "phases=[{name: all, steps: 30, lr: 0.1, archs: 3,"
          " kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}]"]  # fmt: skip
@@ -33,6 +40,42 @@ def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert json.loads((tmp_path / "out" / "demo.json").read_text()) == result
     with pytest.raises(InputError, match="holds a run already"):
         demo.demo(tmp_path / "out", [3.0], "digits", SHORT)
+
+
+class Foretold:
+    """Says what a function of the MACs, in millions, says."""
+
+    def __init__(self, family: Family, of_macs: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.macs, self.of_macs = cost_tables(family)["macs"], of_macs
+
+    def predict(self, population: Population) -> Prediction:
+        mean = self.of_macs(self.macs(population) / 1e6)
+        return Prediction(mean, np.zeros(len(mean)), np.zeros(len(mean), bool))
+
+
+def test_budgets_are_placed_where_accuracy_rises() -> None:
+    """By hand: accuracy rises with latency up to half of its range and no further, so each fifth
+    of the rise is a fifth of that half, or the next of the latencies looked at."""
+    family = families.get("mbv3_mini", in_channels=1, classes=10, resolutions=(12, 16))
+    ends = [family.space.encode([a]) for a in (family.space.smallest(), family.space.largest())]
+    latency = Foretold(family, lambda macs: macs)
+    low, high = (float(latency.predict(end).mean[0]) for end in ends)
+    knee = low + 0.5 * (high - low)
+    accuracy = Foretold(family, lambda macs: 80 + 10 * np.minimum(macs - low, knee - low))
+    shop = SimpleNamespace(
+        supernet=SimpleNamespace(space=family.space), risk=1.0, accuracy=accuracy, latency=latency
+    )
+    found = demo._placed(shop, low, high)  # type: ignore[arg-type]
+    assert len(found) == demo.BUDGETS
+    asked = np.linspace(low, high, demo.FRONT + 1)[1:]
+    for share, budget in zip((0.2, 0.4, 0.6, 0.8), found, strict=True):
+        at = asked[asked > low + share * (knee - low)][0]  # search meets it nearly, not exactly
+        assert at <= budget <= 1.1 * demo.MARGIN * asked[list(asked).index(at) + 1]
+    flat = Foretold(family, lambda macs: 80 - macs)
+    shop.accuracy = flat
+    even = demo._placed(shop, low, high)  # type: ignore[arg-type]
+    assert even == [demo._rounded_up(low + s * (high - low)) for s in (0.2, 0.4, 0.6, 0.8)]
+    assert [demo._rounded_up(v) for v in (0.0331, 0.033, 4.01)] == [0.034, 0.033, 4.1]
 
 
 def test_without_fashion_mnist_digits_are_used_and_it_says_so(

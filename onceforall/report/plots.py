@@ -73,6 +73,7 @@ def accuracy_latency(
         )
     for point in found:
         axes.axvline(point.budget_ms, color="#0b6e4f", alpha=0.25, linewidth=0.8, linestyle="--")
+    axes.margins(x=0.09)
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_title(title, fontsize=10)
@@ -84,7 +85,7 @@ def accuracy_latency(
 def _labels(points: Sequence[Point]) -> list[tuple[str, float, float]]:
     """(label, x, y) of each place: points too close to be told apart share one."""
     places: list[tuple[list[str], Point]] = []
-    for point in points:
+    for point in sorted(points, key=lambda p: p.budget_ms or 0):
         for labels, other in places:
             near = abs(point.latency_ms - other.latency_ms) < 0.05 * other.latency_ms
             if near and abs(point.top1 - other.top1) < 0.05:
