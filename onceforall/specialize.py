@@ -103,27 +103,27 @@ def specialize(shop: Workshop, limits: Limits, out: Path, *, seed: int = 0) -> S
     if out.exists():
         raise InputError(f"{out}: exists already; name another folder or remove it first")
     times: list[float] = []
+    most = np.inf if limits.latency_ms is None else limits.latency_ms
     tightened = limits.latency_ms
-    fitting: dict[Arch, float] = {}  # latency, ms, of the archs measured to be within the limits
+    fitting = _known(shop, limits)  # latency, ms, of the archs measured to be within the limits
     for turn in range(ROUNDS):
         try:
             proposed = propose(shop, replace(limits, latency_ms=tightened), seed)
         except Infeasible:
-            if not fitting and not _known(shop, limits):
+            if not fitting:
                 raise
             proposed = []  # by prediction nothing is left, but something measured fits
-        proposed += [arch for arch in _known(shop, limits) if arch not in proposed]
+        proposed = [arch for arch in proposed if arch not in fitting]
+        if not proposed:
+            return _finish(shop, limits, fitting, out)
         times = _timed(shop, [shop.supernet.extract(arch).eval() for arch in proposed], proposed)
-        most = np.inf if limits.latency_ms is None else limits.latency_ms
         within = {a: time for a, time in zip(proposed, times, strict=True) if time <= most}
         fitting |= within
         learnt = _learn(shop, limits, dict(zip(proposed, times, strict=True)), list(within))
         if fitting and (turn > 0 or not learnt):
             return _finish(shop, limits, fitting, out)
-        if fitting:
-            say(
-                f"{limits}: measured otherwise than predicted; searching again with what was learnt"
-            )
+        if within:
+            say(f"{limits}: measured otherwise than predicted; searching again with that learnt")
             continue
         say(
             f"{limits}: the {len(times)} archs proposed take {min(times):.4g} ms and more;"
@@ -144,7 +144,11 @@ def _learn(shop: Workshop, limits: Limits, times: dict[Arch, float], within: lis
     fresh = [arch for arch in within if arch not in shop.scores]
     scores = [_score(shop, arch) for arch in fresh]
     learnt = False
-    if limits.latency_ms is not None and (not within or disagrees(shop.latency, archs, found)):
+    if devices.disturbed(shop.target):
+        say(
+            f"{limits}: something else keeps this machine busy; what is timed now may seem too slow"
+        )
+    elif limits.latency_ms is not None and (not within or disagrees(shop.latency, archs, found)):
         shop.learn_latency(archs, found)
         learnt = True
     if disagrees(shop.accuracy, fresh, scores):
@@ -180,16 +184,16 @@ def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
     return [candidate.arch for candidate in result.candidates] or [result.arch]
 
 
-def _known(shop: Workshop, limits: Limits) -> list[Arch]:
-    """Archs delivered before that meet the limits, the latency as it was measured then."""
+def _known(shop: Workshop, limits: Limits) -> dict[Arch, float]:
+    """Archs delivered before that meet the limits, with the latency as it was measured then."""
     counted = [x for x in _search_limits(shop, limits) if x.name != "latency"]
     most = np.inf if limits.latency_ms is None else limits.latency_ms
-    return [
-        arch
+    return {
+        arch: time
         for arch, time in shop.delivered.items()
         if time <= most
         and not any(x.excess(x.value(shop.supernet.space.encode([arch])))[0] for x in counted)
-    ]
+    }
 
 
 def objective(shop: Workshop) -> Objective:

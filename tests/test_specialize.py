@@ -215,6 +215,26 @@ def test_accuracy_predicted_wrong_is_learnt(
     assert disagrees(shop.accuracy, archs, values.mean - [0, 0, 2.6] * values.std)
 
 
+def test_what_was_measured_to_fit_stays_when_the_machine_gets_slow(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network delivered before is not lost, and nothing is learnt from times that are not the
+    machine's own."""
+    from onceforall import devices
+    from onceforall.devices import Latency
+
+    arch = shop.supernet.space.smallest()
+    slow = replace(shop, delivered={arch: 0.5}, scores={arch: 50.0})
+    monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
+    monkeypatch.setattr(devices, "disturbed", lambda target: True)
+    found = specialize(slow, Limits(latency_ms=1.0), tmp_path / "out")
+    assert (found.arch, found.latency_measured_ms) == (arch, 0.5)
+    assert len(slow.latency_labels) == len(shop.latency_labels)
+    monkeypatch.setattr(devices, "disturbed", lambda target: False)
+    specialize(slow, Limits(latency_ms=1.1), tmp_path / "again")
+    assert len(slow.latency_labels) > len(shop.latency_labels)
+
+
 class Boastful:
     """Promises 30 points more than another predictor does, and is sure of it."""
 

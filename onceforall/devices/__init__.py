@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from onceforall.devices.timing import ROUNDS, Latency, time_calls
 from onceforall.errors import InputError, choices
 
-__all__ = ["Latency", "Target", "machine", "measure", "measure_many", "names", "time_calls"]
+__all__ = [
+    "Latency",
+    "Target",
+    "disturbed",
+    "machine",
+    "measure",
+    "measure_many",
+    "names",
+    "time_calls",
+]
 
 Prepare = Callable[[nn.Module, Tensor, int, str], Callable[[], object]]
 
@@ -106,9 +115,16 @@ def measure_many(
         anchor.fastest_ms = min(anchor.fastest_ms, found[0].median_ms)
         if not best or found[0].median_ms < best[0].median_ms:
             best = found
-        if best[0].median_ms <= DISTURBED * anchor.fastest_ms:
+        anchor.latest_ms = best[0].median_ms
+        if not anchor.disturbed:
             break
     return best[1:]
+
+
+def disturbed(target: Target) -> bool:
+    """Whether the machine was slower than it had been seen to be in all attempts of the last
+    `measure_many`: its latencies are above those that were taken before."""
+    return _anchor(target).disturbed
 
 
 @dataclass
@@ -117,6 +133,11 @@ class _Anchor:
 
     call: Callable[[], object]
     fastest_ms: float
+    latest_ms: float = 0.0  # in the attempt that counted
+
+    @property
+    def disturbed(self) -> bool:
+        return self.latest_ms > DISTURBED * self.fastest_ms
 
 
 @cache
