@@ -75,20 +75,9 @@ class PhaseSettings:
         """With its length in steps, for a training set of that many images."""
         taken = batch * (self.archs if self.own_images else 1)
         steps = self.steps or max(1, round((self.epochs or 0) * images / taken))
-        return Share(
-            name=self.name,
-            steps=steps,
-            lr=self.lr,
-            archs=self.archs,
-            kernel=self.kernel,
-            depth=self.depth,
-            expand=self.expand,
-            width=self.width,
-            rule=self.rule,
-            distil=self.distil,
-            own_images=self.own_images,
-            warmup=round(self.warmup * steps),
-        )
+        as_they_are = {f.name for f in dataclasses.fields(Share)} - {"steps", "warmup"}
+        same = {name: getattr(self, name) for name in as_they_are}
+        return Share(**same, steps=steps, warmup=round(self.warmup * steps))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from onceforall import collecting
 from onceforall.data import Data
 from onceforall.devices import Target
-from onceforall.predictors import Predictor, fit_accuracy, fit_latency
+from onceforall.predictors import Predictor, Report, fit_accuracy, fit_latency
 from onceforall.progress import say
 from onceforall.records import Labels, read_labels
 from onceforall.runs import Run
@@ -103,19 +103,18 @@ def open_workshop(
     scored = read_labels(scores, space, "top1")
     accuracy = fit_accuracy(scored, seed=seed)
     if accuracy.report is not None:
-        say(
-            f"accuracy predictor: error {accuracy.report.rmse:.2f} points, Kendall tau"
-            f" {accuracy.report.kendall_tau:.2f} on held-out archs ({accuracy.report.n_train}"
-            " records)"
-        )
+        _say_error("accuracy", f"{accuracy.report.rmse:.2f} points", accuracy.report)
     times = run.folder / f"latency-{target}.jsonl"
     collecting.latencies(family, target, latency_samples, times, seed + 1)
     labels = read_labels(times, space, "latency_ms", positive=True)
     latency = fit_latency(labels, seed=seed)
     if latency.report is not None:
-        say(
-            f"latency predictor: error {latency.report.mape:.1f}%, Kendall tau"
-            f" {latency.report.kendall_tau:.2f} on held-out archs ({latency.report.n_train}"
-            " records)"
-        )
+        _say_error("latency", f"{latency.report.mape:.1f}%", latency.report)
     return Workshop(run.supernet, data, target, accuracy, latency, scored, labels, images, risk)
+
+
+def _say_error(of: str, error: str, report: Report) -> None:
+    say(
+        f"{of} predictor: error {error}, Kendall tau {report.kendall_tau:.2f} on held-out archs"
+        f" ({report.n_train} records)"
+    )
