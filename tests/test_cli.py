@@ -135,6 +135,8 @@ def test_the_path_of_a_user(trained: Path, tmp_path: Path) -> None:
         (["evaluate", "mbv3_mini:smallest", "--data", "digits"], "has no weights of its own"),
         (["specialize", "none", "--max-latency", "5ms"], "none: no such run"),
         (["specialize", "none", "--max-latency", "soon"], "'soon' is not a number with a unit"),
+        (["specialize", "none", "--max-latency", "1MB"], "that fits (us, ms, s, or none)"),
+        (["specialize", "none", "--max-macs", "5ms"], "that fits (k, K, M, G, or none)"),
         (["records", "accuracy", "none"], "none: no such run"),
         (["export", "mbv3_mini:smallest", "x.tflite", "--format", "tflite"], "there are onnx, pt2"),
     ],
@@ -155,6 +157,7 @@ def test_mistakes_get_one_line_and_status_2(
     ("arguments", "message"),
     [
         (["--near", "5 parsecs"], "--near: '5 parsecs' is not a number with a unit"),
+        (["--near", "5ms"], "--near: '5ms' is not a number with a unit that fits (k, K, M, G"),
         (["--near", "1M,-2M"], "--near: '1M,-2M': budgets are above 0"),
         (["--near", "1M", "--by", "joy"], "--by: 'joy' is no file, and no count; there are macs"),
         (["--near", "1M", "--all"], "--near has no use"),
@@ -191,13 +194,33 @@ def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("20ms", 20), ("1.5s", 1500), ("300M", 3e8), ("256KiB", 2**18), ("7", 7)]
+    ("text", "unit", "value"),
+    [
+        ("20ms", "ms", 20),
+        ("1.5s", "ms", 1500),
+        ("1.5s", "us", 1.5e6),
+        ("20ms", "s", 0.02),
+        ("20ms", None, 20),
+        ("300M", "MACs", 3e8),
+        ("300k", "parameters", 3e5),
+        ("256KiB", "bytes", 2**18),
+        ("2M", "bytes", 2e6),
+        ("2M", None, 2e6),
+        ("75%", "%", 75),
+        ("7", "joule", 7),
+        ("7", "s", 7),
+    ],
 )
-def test_quantities(text: str, value: float) -> None:
-    assert quantity("x", text) == value
+def test_quantities(text: str, unit: str | None, value: float) -> None:
+    assert quantity("x", text, unit) == pytest.approx(value, rel=1e-12)
 
 
-@pytest.mark.parametrize("text", ["", "ms", "5 parsecs", "nan", "1e999", "--3"])
-def test_bad_quantities(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [(text, None) for text in ("", "ms", "5 parsecs", "nan", "1e999", "--3")]
+    + [("5ms", "MACs"), ("1MB", "ms"), ("1M", "ms"), ("1MB", "parameters"), ("5ms", "bytes")]
+    + [("5ms", "%"), ("75%", "ms"), ("1kB", "joule")],
+)
+def test_bad_quantities(text: str, unit: str | None) -> None:
     with pytest.raises(InputError, match="is not a number with a unit"):
-        quantity("x", text)
+        quantity("x", text, unit)

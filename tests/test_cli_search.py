@@ -138,7 +138,10 @@ def test_a_front(command, predictors, tmp_path, values):
         (["--limit", "macs=1M,2M"], "need --pareto"),
         (["--limit", "macs=1M", "--limit", "macs=2M"], "given twice"),
         (["--limit", "macs=2M..1M"], "exclude each other"),
-        (["--limit", "macs=1k"], "limit macs: at most 1000 cannot be met; the smallest value"),
+        (["--limit", "macs=1k"], "limit macs: at most 1000 MACs cannot be met; the smallest value"),
+        (["--limit", "macs=5ms"], "--limit macs: '5ms' is not a number with a unit that fits (k,"),
+        (["--limit", "params=1M..2MB"], "--limit params: '2MB' is not"),
+        (["--limit", "peak_activation_bytes=5ms"], "unit that fits (k, K, M, G, B, kB"),
         (["--resolutions", "20,x"], "--resolutions"),
         (["--risk", "-1"], "--risk"),
         (["--method", "luck"], "method: 'luck'"),
@@ -154,6 +157,58 @@ def test_mistakes_are_one_line(command, predictors, words, said):
     assert said in error
     assert len(error.splitlines()) == 1
     assert shown == ""
+
+
+@pytest.mark.parametrize(
+    "amount", ["1MB", "700M", "0.5ms..1MB", "0.5ms,1kB --pareto", "70% --pareto"]
+)
+def test_a_latency_is_a_time(command, predictors, amount):
+    accuracy, latency = predictors
+    value, *more = amount.split()
+    status, shown, error = command(
+        "--accuracy", accuracy, "--limit", f"latency={latency}:{value}", *more
+    )
+    assert (status, shown, len(error.splitlines())) == (2, "", 1)
+    assert "--limit latency" in error
+    assert "(us, ms, s, or none)" in error
+
+
+def test_a_quantity_of_another_unit(command, predictors, tmp_path):
+    """Microseconds in the table, milliseconds in the limit: the number means the same time."""
+    accuracy, latency = predictors
+    other, unknown = tmp_path / "us.npz", tmp_path / "unknown.npz"
+    table = Table.build(SPACE, lambda place: 1000 * milliseconds(place), name="latency", unit="us")
+    Additive(table).save(other)
+    Additive(Table.build(SPACE, milliseconds, name="latency")).save(unknown)
+    archs = []
+    for path in (latency, other, unknown):
+        words = ("--accuracy", accuracy, "--limit", f"latency={path}:0.7ms", "--json")
+        status, shown, _ = command(*words)
+        assert status == 0
+        archs.append(json.loads(shown)["arch"])
+    assert archs[0] == archs[1] == archs[2]
+
+
+def test_note10_limits_that_cannot_be_met(command, data_dir):
+    """The message names the limit at fault and the nearest value, which can then be had."""
+    note10 = data_dir / "note10"
+    words = ["--accuracy", str(data_dir / "predictors" / "acc_predictor.pth")]
+    words += ["--resolutions", "160,176,192,208,224", "--evaluations", "200"]
+    alone = ["--limit", f"latency={note10}:5ms"]
+    both = ["--limit", f"latency={note10}:15ms", "--limit", "macs=400M.."]
+    for limits, fault, given in (
+        (alone, "limit latency: at most 5 ms cannot be met; the smallest value achievable", ""),
+        (both, "limit macs: at least 400000000 MACs cannot be met with latency at most 15 ms", "M"),
+    ):
+        status, shown, error = command(*words, *limits)
+        assert (status, shown, len(error.splitlines())) == (2, "", 1)
+        assert fault in error
+        nearest = float(error.split(" is ")[1].split()[0])
+        side = -1 if given else 1  # macs are bounded from below, latency from above
+        for step, expected in ((1e-4, 0), (-1e-4, 2)):
+            value = nearest * (1 + side * step)
+            limit = f"macs={value:.0f}.." if given else f"latency={note10}:{value:.6f}ms"
+            assert command(*words, *limits[:-1], limit)[0] == expected
 
 
 def test_nothing_to_maximise(command, tmp_path):

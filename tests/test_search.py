@@ -143,7 +143,8 @@ def test_limits_that_cannot_be_met_together(everything):
     at_least = Limit("latency", latency, at_least=float(np.quantile(latency(everything), 0.5)))
     inside = latency(everything) >= at_least.low
     nearest = float(gain(everything)[inside].min())
-    with pytest.raises(Infeasible, match=r"limit gain: .* with the limits before it met") as caught:
+    said = r"limit gain: at most .* cannot be met with latency at least .*; the smallest .* then is"
+    with pytest.raises(Infeasible, match=said) as caught:
         search(SPACE, gain, [at_least, Limit("gain", gain, at_most=nearest * 0.999)])
     assert caught.value.nearest == pytest.approx(nearest, rel=1e-4)
     nearest = float(peak(everything)[inside].min())

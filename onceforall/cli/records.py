@@ -84,12 +84,12 @@ def accuracy(
 
     opened = open_run(run, data)
     path = out or run / "accuracy.jsonl"
-    budgets = [quantity("--near", part) for part in near.split(",")] if near else []
-    if any(budget <= 0 for budget in budgets):
-        raise InputError(f"--near: {near!r}: budgets are above 0")
     if every and near:
         raise InputError("--all: archs are spread evenly over the space; --near has no use")
-    cost = _cost(by, opened.supernet.family) if budgets else None
+    cost, unit = _cost(by, opened.supernet.family) if near else (None, None)
+    budgets = [quantity("--near", part, unit) for part in near.split(",")] if near else []
+    if any(budget <= 0 for budget in budgets):
+        raise InputError(f"--near: {near!r}: budgets are above 0")
     found: dict[str, Any] = {"path": str(path)}
     scoring = (opened.supernet, opened.data(), samples, path, images, seed)
     if every:
@@ -100,18 +100,18 @@ def accuracy(
     emit(found | {"n": len(read_jsonl(path))}, as_json)
 
 
-def _cost(by: str, family: Family) -> Callable[[Population], Any]:
-    """What budgets are compared with: a count, or a prediction."""
+def _cost(by: str, family: Family) -> tuple[Callable[[Population], Any], str | None]:
+    """What budgets are compared with, a count or a prediction, and its unit; None: not known."""
     from onceforall import predictors
     from onceforall.costs import cost_tables
 
     if Path(by).is_file():
         predictor = predictors.load(Path(by), family.space)
-        return lambda population: predictor.predict(population).mean
+        return (lambda population: predictor.predict(population).mean), predictor.unit or None
     tables = cost_tables(family)
     if by not in tables:
         raise InputError(f"--by: {by!r} is no file, and no count; there are {choices(tables)}")
-    return tables[by]
+    return tables[by], tables[by].unit
 
 
 @records.command()

@@ -108,11 +108,12 @@ def search(
         if out.suffix not in ((".csv",) if pareto else (".json", ".csv")):
             wanted = ".csv" if pareto else ".json or .csv"
             raise InputError(f"--out: {out}: a name that ends in {wanted} was expected")
-    wishes = [_wish(text, pareto) for text in limit or ()]
+    typed = [_typed(text, pareto) for text in limit or ()]
     searched = _searched(space, accuracy, resolutions)
     judge = _Judge(_loaded(accuracy, searched), risk)
     checker = None if second is None else _Judge(_loaded(second, searched), 0.0)
-    values = {wish.name: _value(wish, searched, space) for wish in wishes}
+    values = {wish.name: _value(wish, searched, space) for wish in typed}
+    wishes = [_wish(wish, values[wish.name][1]) for wish in typed]
     started = {"evaluations": evaluations, "seconds": seconds, "seed": seed, "method": method}
     if pareto:
         budgets, limits = _budgets(wishes, values)
@@ -158,22 +159,30 @@ def search(
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Typed:
     """A limit as it was typed."""
 
     name: str
     source: Path | None  # of the predictor or table; None: computed
+    amount: str
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A limit in the unit of its quantity."""
+
+    name: str
     at_most: float | None
     at_least: float | None
     budgets: tuple[float, ...] | None  # several values; () for none
 
-    def limit(self, value: Objective, unit: str) -> Limit:
+    def limit(self, value: Objective, unit: str | None) -> Limit:
         from onceforall.search import Limit
 
-        return Limit(self.name, value, self.at_most, self.at_least, unit)
+        return Limit(self.name, value, self.at_most, self.at_least, unit or "")
 
 
-def _wish(text: str, pareto: bool) -> _Wish:
+def _typed(text: str, pareto: bool) -> _Typed:
     """Raises InputError where the text is not NAME=VALUE or NAME=P:VALUE."""
     name, equals, rest = text.partition("=")
     name = name.strip()
@@ -192,30 +201,33 @@ def _wish(text: str, pareto: bool) -> _Wish:
                 f" (without one: {', '.join(COSTS)})"
             )
         source = Path(path)
-    if not amount.strip():
-        if not pareto:
-            raise InputError(f"{where}: no value is given")
-        return _Wish(name, source, None, None, ())
-    if "," in amount:
-        if not pareto:
-            raise InputError(f"{where}: several values ({amount}) need --pareto")
-        several = sorted({_amount(where, part) for part in amount.split(",")})
-        return _Wish(name, source, None, None, tuple(several))
-    low, dots, high = amount.partition("..")
+    if not amount.strip() and not pareto:
+        raise InputError(f"{where}: no value is given")
+    if "," in amount and not pareto:
+        raise InputError(f"{where}: several values ({amount}) need --pareto")
+    return _Typed(name, source, amount)
+
+
+def _wish(typed: _Typed, unit: str | None) -> _Wish:
+    """Raises InputError where the amount is no value, values or range in a unit that fits."""
+
+    def number(text: str) -> float:
+        return quantity(f"--limit {typed.name}", text, unit)
+
+    if not typed.amount.strip():
+        return _Wish(typed.name, None, None, ())
+    if "," in typed.amount:
+        several = sorted({number(part) for part in typed.amount.split(",")})
+        return _Wish(typed.name, None, None, tuple(several))
+    low, dots, high = typed.amount.partition("..")
     if not dots:
-        return _Wish(name, source, _amount(where, amount), None, None)
-    at_least = _amount(where, low) if low.strip() else None
-    at_most = _amount(where, high) if high.strip() else None
-    return _Wish(name, source, at_most, at_least, None)
-
-
-def _amount(where: str, text: str) -> float:
-    value: float = quantity(where, text)
-    return value
+        return _Wish(typed.name, number(typed.amount), None, None)
+    at_most = number(high) if high.strip() else None
+    return _Wish(typed.name, at_most, number(low) if low.strip() else None, None)
 
 
 def _budgets(
-    wishes: Sequence[_Wish], values: dict[str, tuple[Objective, str]]
+    wishes: Sequence[_Wish], values: dict[str, tuple[Objective, str | None]]
 ) -> tuple[dict[str, list[float] | None], list[Limit]]:
     """What a front is drawn over, None for a whole range, and the limits that hold for all.
 
@@ -310,14 +322,14 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     return replace(space, resolution=wanted)
 
 
-def _value(wish: _Wish, space: Space, name: str) -> tuple[Objective, str]:
-    """The function or table of a limited quantity, and its unit."""
+def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None]:
+    """The function or table of a limited quantity, and its unit; None where it is not known."""
     if wish.source is not None:
         predictor = _loaded(wish.source, space)
         exact = getattr(predictor, "table", None)
         if exact is not None:
-            return exact, predictor.unit
-        return _mean_of(predictor), predictor.unit
+            return exact, predictor.unit or None
+        return _mean_of(predictor), predictor.unit or None
     from onceforall import costs, families
     from onceforall.cli.nets import family_named
 
@@ -325,7 +337,7 @@ def _value(wish: _Wish, space: Space, name: str) -> tuple[Objective, str]:
         raise InputError(f"--limit {wish.name}: {space.family} has no networks to count it on")
     family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
     made = costs.cost_tables(family, space.resolution)[wish.name]
-    return made.restrict(space), "bytes" if wish.name == COSTS[2] else ""
+    return made.restrict(space), made.unit
 
 
 def _mean_of(predictor: Predictor) -> Callable[[Any], Any]:

@@ -90,14 +90,14 @@ def _limits(
     from onceforall.specialize import Limits
 
     rest = {
-        "macs": quantity("--max-macs", macs),
-        "params": quantity("--max-params", params),
-        "peak_activation_bytes": quantity("--max-activations", activations),
+        "macs": quantity("--max-macs", macs, "MACs"),
+        "params": quantity("--max-params", params, "parameters"),
+        "peak_activation_bytes": quantity("--max-activations", activations, "bytes"),
     }
     if not latencies:
         yield Limits(**rest)
     for latency in latencies:
-        yield Limits(latency_ms=quantity("--max-latency", latency), **rest)
+        yield Limits(latency_ms=quantity("--max-latency", latency, "ms"), **rest)
 
 
 def demo(
@@ -120,7 +120,7 @@ def demo(
     """
     from onceforall import demo as whole
 
-    budgets = [quantity("--budget", text) for text in budget] if budget else None
+    budgets = [quantity("--budget", text, "ms") for text in budget] if budget else None
     result = whole.demo(
         out or _fresh(), [b for b in budgets if b is not None] if budgets else None, data
     )

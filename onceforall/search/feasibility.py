@@ -46,7 +46,7 @@ def _exactly(space: Space, limits: Sequence[Limit]) -> Population:
         largest, high_arch = limit.value.maximum()
         for nearest, beyond in ((smallest, smallest > limit.high), (largest, largest < limit.low)):
             if beyond and limit.excess(np.array([nearest]))[0] > 0:
-                raise Infeasible(limit, nearest, together=False, proven=True)
+                raise Infeasible(limit, nearest, others=(), proven=True)
         extremes.append(space.encode([low_arch, high_arch]))
     if not limits:
         return space.encode([space.smallest(), space.largest()])
@@ -60,7 +60,7 @@ def _exactly(space: Space, limits: Sequence[Limit]) -> Population:
             raise Infeasible(
                 limits[count - 1],
                 _nearest(space, limits[: count - 1], limits[count - 1]),
-                together=count > 1,
+                others=limits[: count - 1],
                 proven=True,
             )
         if solution.row is None:
@@ -134,6 +134,6 @@ def _by_trying(
         outside = limit.excess(values)
         if not (met & (outside == 0)).any():
             nearest = float(values[np.where(met, outside, np.inf).argmin()])
-            raise Infeasible(limit, nearest, together=i > 0, proven=False)
+            raise Infeasible(limit, nearest, others=limits[:i], proven=False)
         met &= outside == 0
     raise AssertionError("an arch within all limits has no excess")

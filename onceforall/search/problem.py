@@ -61,6 +61,19 @@ class Limit:
     def high(self) -> float:
         return math.inf if self.at_most is None else self.at_most
 
+    @property
+    def range(self) -> str:
+        """Its bounds in words."""
+        most, least = self.at_most, self.at_least
+        bounds = [] if least is None else [f"at least {self.told(least)}"]
+        bounds += [] if most is None else [f"at most {self.told(most)}"]
+        return " and ".join(bounds)
+
+    def told(self, value: float) -> str:
+        """A value for people: with its unit, and whole numbers in full."""
+        number = f"{value:.0f}" if float(value).is_integer() else f"{value:.8g}"
+        return f"{number} {self.unit}" if self.unit else number
+
     def excess(self, values: Floats) -> Floats:
         """How far outside its bounds each value is, as a share of the bound; 0 inside."""
         over = (values - self.high) / max(abs(self.high), 1e-300) if self.at_most is not None else 0
@@ -79,22 +92,24 @@ class Infeasible(InputError):  # noqa: N818  (a state of the world, as in the li
     """No arch meets the limits: which limit is at fault, and what it could be at best.
 
     Attributes:
-        limit: the first limit that cannot be met together with those before it.
-        nearest: the value closest to its bounds among archs that meet those before it.
+        limit: the first limit that cannot be met, by itself or together with `others`.
+        nearest: the value closest to its bounds among archs that meet the others.
         proven: False where a search, not a proof, found nothing better.
     """
 
-    def __init__(self, limit: Limit, nearest: float, together: bool, proven: bool) -> None:
+    def __init__(self, limit: Limit, nearest: float, others: Sequence[Limit], proven: bool) -> None:
         self.limit, self.nearest, self.proven = limit, nearest, proven
         too_low = nearest > limit.high
-        bound, side = (limit.high, "at most") if too_low else (limit.low, "at least")
-        unit = f" {limit.unit}" if limit.unit else ""
+        side = (
+            f"at most {limit.told(limit.high)}" if too_low else f"at least {limit.told(limit.low)}"
+        )
         word = "smallest" if too_low else "largest"
-        among = " with the limits before it met" if together else ""
+        met = " and ".join(f"{other.name} {other.range}" for other in others)
+        among = f" with {met}" if met else ""
         found = "achievable" if proven else "found"
         super().__init__(
-            f"limit {limit.name}: {side} {bound:.8g}{unit} cannot be met;"
-            f" the {word} value {found}{among} is {nearest:.8g}{unit}"
+            f"limit {limit.name}: {side} cannot be met{among};"
+            f" the {word} value {found}{among and ' then'} is {limit.told(nearest)}"
         )
 
 
