@@ -468,6 +468,8 @@ def main() -> None:
         print("\n".join(compared(figures["honest"])), flush=True)
     if "held-out" in given.part:
         figures["held-out"] = []
+        head = ["problem", "published", "best", "guided", "regret", "worst", "evolution", "reached"]
+        print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|", flush=True)
         for problem in problems(given.data, space, table, objective):
             row = held_out(problem, given.held_out_seeds, given.reference, given.published_seeds)
             figures["held-out"].append(row)
