@@ -22,10 +22,9 @@ from onceforall.space import Population
 from onceforall.specialize import Limits, Special, objective, reference, specialize
 from onceforall.workshop import Workshop, open_workshop
 
-BUDGETS = 4  # where none are given
+BUDGETS = 3  # where none are given
 FRONT = 12  # latencies at which the best accuracy is predicted, to place the budgets
 MARGIN = 1.03  # of a budget over the predicted latency of what it is meant for
-IMAGES = {"fashion-mnist": 2000}  # of validation, for accuracy records: a compromise with time
 SAMPLES = 50  # archs of which there are accuracy records, and as many of latency
 CLOUD = 1500  # random sub-networks in the plot's background
 
@@ -47,14 +46,7 @@ def demo(
     training.train(out, settings, found)
     trained = time.monotonic()
     run = open_run(out)
-    shop = open_workshop(
-        run,
-        found,
-        Target(),
-        accuracy_samples=SAMPLES,
-        latency_samples=SAMPLES,
-        images=IMAGES.get(name),
-    )
+    shop = open_workshop(run, found, Target(), accuracy_samples=SAMPLES, latency_samples=SAMPLES)
     rows = _specialised(shop, out / "networks", budgets_ms)
     plot: str | None = str(out / "accuracy-latency.png")
     try:

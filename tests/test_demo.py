@@ -54,8 +54,8 @@ class Foretold:
 
 
 def test_budgets_are_placed_where_accuracy_rises() -> None:
-    """By hand: accuracy rises with latency up to half of its range and no further, so each fifth
-    of the rise is a fifth of that half, or the next of the latencies looked at."""
+    """By hand: accuracy rises with latency up to half of its range and no further, so each quarter
+    of the rise is a quarter of that half, or the next of the latencies looked at."""
     family = families.get("mbv3_mini", in_channels=1, classes=10, resolutions=(12, 16))
     ends = [family.space.encode([a]) for a in (family.space.smallest(), family.space.largest())]
     latency = Foretold(family, lambda macs: macs)
@@ -68,13 +68,13 @@ def test_budgets_are_placed_where_accuracy_rises() -> None:
     found = demo._placed(shop, low, high)  # type: ignore[arg-type]
     assert len(found) == demo.BUDGETS
     asked = np.linspace(low, high, demo.FRONT + 1)[1:]
-    for share, budget in zip((0.2, 0.4, 0.6, 0.8), found, strict=True):
+    for share, budget in zip((0.25, 0.5, 0.75), found, strict=True):
         at = asked[asked > low + share * (knee - low)][0]  # search meets it nearly, not exactly
         assert at <= budget <= 1.1 * demo.MARGIN * asked[list(asked).index(at) + 1]
     flat = Foretold(family, lambda macs: 80 - macs)
     shop.accuracy = flat
     even = demo._placed(shop, low, high)  # type: ignore[arg-type]
-    assert even == [demo._rounded_up(low + s * (high - low)) for s in (0.2, 0.4, 0.6, 0.8)]
+    assert even == [demo._rounded_up(low + s * (high - low)) for s in (0.25, 0.5, 0.75)]
     assert [demo._rounded_up(v) for v in (0.0331, 0.033, 4.01)] == [0.034, 0.033, 4.1]
 
 
