@@ -148,14 +148,17 @@ def labelled(
 ) -> tuple[Images, Images, tuple[str, ...]]:
     """The images to evaluate on, those to calibrate on, and the classes.
 
-    A folder of class folders is taken whole, for both; everything else has splits.
+    A folder of class folders is taken whole, for both, as is the one of ImageNet's validation
+    images, with nothing but `val` in it; everything else has splits.
     """
     from onceforall.data import Source, list_folder, load
 
     mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
     folder = Path(data)
     if folder.is_dir() and not (folder / "train").is_dir():
-        paths, labels, classes = list_folder(folder)
+        inside = [child for child in folder.iterdir() if child.is_dir()]
+        alone = len(inside) == 1 and inside[0].name in ("val", "test")
+        paths, labels, classes = list_folder(inside[0] if alone else folder)
         files = _files(paths, labels, channels, normalisation, workers)
         return files, files, classes
     parts = ("train", "validation", "test")

@@ -12,7 +12,7 @@ from onceforall.cli.nets import Net, Weights, describe, facts_of, labelled, numb
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from onceforall.images import Normalisation
+    from onceforall.images import Images, Normalisation
 
 Resolution = Annotated[
     int | None,
@@ -155,6 +155,7 @@ def evaluate(
         {
             "top1": found.top1,
             "top5": found.top5,
+            **_normalised(images),
             "n": found.n,
             "resolution": size,
             "top1_stderr": found.top1_stderr,
@@ -164,6 +165,7 @@ def evaluate(
         as_json,
         f"top-1 {found.top1:.2f}%  top-5 {found.top5:.2f}%  on {found.n} images of {size} px"
         f" (standard error {found.top1_stderr:.2f})"
+        + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
         + "".join(f"\nunreadable, left out: {path}" for path in unreadable),
     )
 
@@ -181,6 +183,15 @@ def _normalisation(
     if "mean" in facts and "std" in facts:
         return Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
     return None
+
+
+def _normalised(images: Images) -> dict[str, list[float]]:
+    """How pixels were normalised, where files are read: a mistake there costs half the hits."""
+    from onceforall.images import FileImages
+
+    if not isinstance(images, FileImages):
+        return {}
+    return {"mean": list(images.normalisation.mean), "std": list(images.normalisation.std)}
 
 
 def _unreadable(images: Any, share: float) -> list[str]:
