@@ -152,13 +152,16 @@ def devices(objective: Objective, space: Space, table: Table) -> Row:
     budgets = {name: list(BUDGETS) for name in tables}
     start = time.process_time()
     found = pareto(space, objective, tables, budgets=budgets)
-    note10 = [round(r.value, 3) for r in found[: len(BUDGETS)]]
+    fronts: dict[str, list[tuple[float, float]]] = {}
+    for i, result in enumerate(found):  # costs in order, budgets ascending
+        name = list(tables)[i // len(BUDGETS)]
+        fronts.setdefault(name, []).append((round(result.limits[name], 3), round(result.value, 3)))
     return {
         "results": len(found),
         "seconds": found[-1].seconds,
         "cpu": time.process_time() - start,
         "evaluations": found[-1].evaluations,
-        "note10": note10,
+        "fronts": fronts,
     }
 
 
@@ -359,11 +362,20 @@ def summary(title: str, runs: dict[float, list[Row]]) -> list[str]:
     ]
 
 
-def plot(path: Path, runs: dict[str, dict[float, list[Row]]]) -> None:
-    """Convergence: regret over evaluations, a line a method, mean over budgets and seeds."""
+def plot(
+    path: Path,
+    runs: dict[str, dict[float, list[Row]]],
+    fronts: dict[str, list[tuple[float, float]]],
+) -> None:
+    """Convergence: regret over evaluations, a line a method, mean over budgets and seeds. Beside
+    it the fronts of all devices, from one run."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure, (axes, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for name, points in fronts.items():
+        right.plot(*zip(*points, strict=True), "o-", label=name)
+    right.set(xlabel="latency, ms", ylabel="predicted top-1, %")
+    right.legend()
     at = np.geomspace(100, 50_000, 60)
     for title, by_budget in runs.items():
         lines = []
@@ -446,7 +458,7 @@ def main() -> None:
     parser.add_argument("--honest-draws", type=int, default=5, help="of the accuracy records")
     parser.add_argument("--held-out-seeds", type=int, default=5, help="a held-out problem")
     parser.add_argument("--reference", type=int, default=100_000, help="evaluations; held-out")
-    parser.add_argument("--plot", type=Path, help="PNG of the convergence")
+    parser.add_argument("--plot", type=Path, help="PNG of the convergence and the fronts")
     parser.add_argument("--json", type=Path, help="file for all figures")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -462,7 +474,8 @@ def main() -> None:
         print(json.dumps(figures, indent=1), flush=True)
         figures["runs"] = budgets(objective, space, table, given)
         if given.plot:
-            plot(given.plot, {t: r for t, r in figures["runs"].items() if "50,000" in t})
+            shown = {t: r for t, r in figures["runs"].items() if "50,000" in t}
+            plot(given.plot, shown, figures["devices"]["fronts"])
     if "honest" in given.part:
         figures["honest"] = honest(given.data, given.honest_draws)
         print("\n".join(compared(figures["honest"])), flush=True)

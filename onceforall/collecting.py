@@ -126,10 +126,10 @@ def informative_accuracies(
     cost: Callable[[Population], NDArray[np.float64]] | None = None,
     budgets: Sequence[float] = (),
 ) -> Learning:
-    """Like `accuracies`, with archs chosen to teach a predictor the most, until its error on
-    held-out archs stops falling or there are `most`: spread over the space, which teaches a
-    predictor of all of it the most (docs/predictors.md); with `budgets` of a `cost`, after a first
-    round, those near a budget that it is least sure of.
+    """Like `accuracies`, until a predictor's error on held-out archs stops falling or there are
+    `most`: archs spread over the space, which no other choice was measured to be better than
+    (docs/predictors.md); with `budgets` of a `cost`, after a first round, those near a budget that
+    the predictor is least sure of.
 
     Gone on with, a file is judged by all its rounds, those of earlier times included.
     """
