@@ -64,9 +64,9 @@ def accuracies(
     Raises:
         InputError: the file has archs that were scored on other images.
     """
-    todo = wanted(supernet.space, _archs(path), n, seed)
-    _score(supernet, data, todo, path, images)
-    return len(todo)
+    missing = wanted(supernet.space, _archs(path), n, seed)
+    _score(supernet, data, missing, path, images)
+    return len(missing)
 
 
 def _score(
@@ -159,8 +159,8 @@ def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0)
 
     Networks have fresh weights, which make no difference to the time, and are timed in turns.
     """
-    todo = wanted(family.space, _archs(path), n, seed)
-    groups = [todo[i : i + devices.TOGETHER] for i in range(0, len(todo), devices.TOGETHER)]
+    missing = wanted(family.space, _archs(path), n, seed)
+    groups = [missing[i : i + devices.TOGETHER] for i in range(0, len(missing), devices.TOGETHER)]
     machine = devices.machine()
     with appending(path) as file:
         for group in track(groups, "latency records"):
@@ -169,7 +169,7 @@ def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0)
             for arch, time in zip(group, times, strict=True):
                 facts = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs} | machine
                 add(file, Record(arch, "latency_ms", time.median_ms, "ms", str(target), facts))
-    return len(todo)
+    return len(missing)
 
 
 def block_latencies(
