@@ -188,13 +188,33 @@ def test_physics_finds_what_made_the_times() -> None:
     terms = physics.Terms(starts, computes, np.ones(1), np.ones(1))
     spoilt = np.log(times) + rng.normal(0, 0.005, 200)
     spoilt[:20] += 1.0  # a tenth of the measurements are far too slow
-    law, weights, spread = physics.fit(terms, spoilt)
+    found = physics.fit(terms, spoilt)
+    law = found.law
     assert np.abs(law(terms) - np.log(times)).mean() < 0.02
-    assert weights[:20].max() < 0.05
-    assert spread < 0.03
+    assert found.weights[:20].max() < 0.05
+    assert found.spread < 0.03
     slopes = law.slopes(terms)
     moved = replace(law, theta=law.theta + 1e-5 * np.eye(len(law.theta))[0])
     assert np.allclose((moved(terms) - law(terms)) / 1e-5, slopes[:, 0] / 3.0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("starting", "right"), [(False, 1), (True, 2)])
+def test_evidence_tells_what_a_device_waits_for(starting: bool, right: int) -> None:
+    """From ten noisy records, 20 times: the belief in what made them is mostly the most probable,
+    and its law ranks fresh archs better than that of the belief that both count."""
+    rng = np.random.default_rng(3)
+    few, fresh = np.arange(10), np.arange(10, 210)
+    chosen, errors = [], []
+    for _ in range(20):
+        starts, computes = np.exp(rng.normal(0, 0.4, (2, 210, 1)))
+        made = np.log(starts if starting else computes)[:, 0]
+        terms = physics.Terms(starts, computes, np.ones(1), np.ones(1))
+        measured = made[few] + 0.08 * rng.standard_normal(10)
+        fits = [physics.fit(terms.take(few), measured, belief) for belief in physics.BELIEFS]
+        chosen.append(int(np.argmax([fit.evidence for fit in fits])))
+        errors.append([np.std(fit.law(terms.take(fresh)) - made[fresh]) for fit in fits])
+    assert chosen.count(right) >= 15
+    assert np.mean(errors, 0)[right] < 0.7 * np.mean(errors, 0)[0]
 
 
 @pytest.mark.parametrize(("n", "error"), [(10, 7.0), (60, 2.5)])
@@ -221,6 +241,24 @@ def test_other_devices_help() -> None:
     helped = predictors.fit_latency(few, [source]).predict(fresh.population)
     errors = [held_out(p.mean, p.std, fresh.values, 10).mape for p in (alone, helped)]
     assert errors[1] < 0.6 * errors[0]
+
+
+def test_the_device_that_is_alike_is_picked_out() -> None:
+    """Of two others one ranks the new device's archs, one does not: ten noisy records tell."""
+    rng = np.random.default_rng(5)
+    alike, unlike, few, fresh = (
+        times_of(MINI, n, seed) for seed, n in enumerate((300, 300, 10, 200))
+    )
+    unlike = replace(unlike, values=unlike.values * np.exp(0.5 * rng.standard_normal(300)))
+    few = replace(few, values=3 * few.values * np.exp(0.05 * rng.standard_normal(10)))
+    model = predictors.fit_latency(few, [unlike, alike])
+    believed = {law.sources: law.share for law in model.laws}
+    assert sum(believed.values()) == pytest.approx(1)
+    assert believed.get((1,), 0) > believed.get((0,), 0)
+    helped, alone = (m.predict(fresh.population) for m in (model, predictors.fit_latency(few)))
+    errors = [held_out(p.mean, p.std, 3 * fresh.values, 10) for p in (helped, alone)]
+    assert errors[0].spearman > 0.99
+    assert errors[0].mape < errors[1].mape
 
 
 def test_drift_is_found_taken_out_and_put_back() -> None:

@@ -29,7 +29,7 @@ P = TypeVar("P", bound="Predictor")
 Floats = NDArray[np.float64]
 
 FORMAT = "onceforall.predictor"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

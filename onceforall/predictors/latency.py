@@ -1,15 +1,18 @@
 """The latency predictor: physics first, refined by a Gaussian process on what physics leaves over.
 
 Physics (`physics.py`) needs ten records; the process learns, on the logarithm of measured over
-physical latency, what does not add up. With records of other devices (`sources`), each of them is
-split into the time it spends on starting and on computing, and the new device is a mixture of
-these. Outliers count little (Student-t weights). Knows labels and features; no devices.
+physical latency, what does not add up. Several laws are weighed by how well each foretold the
+records: that starting operations, computing, or both take the time; and with records of other
+devices (`sources`), each split into the time it spends on starting and on computing, that the new
+device is like one of them, or a mixture. Outliers count little (Student-t weights). Knows labels
+and features; no devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,7 +34,7 @@ from onceforall.predictors.base import (
 from onceforall.predictors.drift import Drift
 from onceforall.predictors.features import Features, Groups, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
-from onceforall.predictors.physics import Physics, Terms
+from onceforall.predictors.physics import BELIEFS, Belief, Physics, Terms
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
@@ -51,6 +54,76 @@ TAILS = 1.3  # the 90% interval of a Student-t of 4 degrees of freedom to that o
 _PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
 _SOURCE_AT_MOST, _MOST_RECORDS = 600, 4000  # a random part of more is learnt from
 _ROUNDS = 3  # of Student-t weights in the process
+_LEAST_SHARE = 0.02  # a law of less is left out
+_MIXTURE_BALANCE = (0.0, 3.0)
+_ALIKE = 0.3, 0.1  # how far the balance, and the rest, of a device like another one may differ
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """One explanation of the latency.
+
+    Attributes:
+        sources: the devices (by place) whose starting and computing times it is made of; none:
+            operations and MACs.
+        physics: what each of these counts.
+        unsure: covariance of the factors, in prior widths.
+        share: how much it is believed beside the others.
+    """
+
+    sources: tuple[int, ...]
+    physics: Physics
+    unsure: Floats
+    share: float
+
+
+class Seen:
+    """A population as laws see it: terms of physics, or of other devices."""
+
+    def __init__(
+        self, features: Features, sources: Sequence[Latency], population: Population
+    ) -> None:
+        self.features, self.sources, self.population = features, sources, population
+
+    @cached_property
+    def _own(self) -> Terms:
+        return self.features.physics(self.population)
+
+    @cached_property
+    def _parts(self) -> tuple[Floats, Floats]:
+        """(n, sources) times for starting and for computing."""
+        parts = [source.parts(self.population) for source in self.sources]
+        return (
+            np.exp(np.stack([starts for starts, _ in parts], 1)),
+            np.exp(np.stack([computes for _, computes in parts], 1)),
+        )
+
+    def terms(self, sources: Sequence[int]) -> Terms:
+        """Of a law. A device weighs in each kind as much as it tells of it: one that only waits
+        for operations to start tells little of computing."""
+        if not sources:
+            return self._own
+        rows = list(sources)
+        starting = np.clip([self.sources[i].starting for i in rows], 0.02, 0.98)
+        return Terms(
+            self._parts[0][:, rows],
+            self._parts[1][:, rows],
+            starting / starting.sum(),
+            (1 - starting) / (1 - starting).sum(),
+        )
+
+    def beliefs(self) -> list[tuple[tuple[int, ...], Belief]]:
+        """What a device may be thought to be like, before it is measured."""
+        found: list[tuple[tuple[int, ...], Belief]] = [((), belief) for belief in BELIEFS]
+        if len(self.sources) > 1:
+            found.append((tuple(range(len(self.sources))), Belief(_MIXTURE_BALANCE)))
+        for i, source in enumerate(self.sources):
+            starts, computes = (part[:, i].mean() for part in self._parts)
+            balance, rest = _ALIKE
+            power = source.laws[0].physics.power
+            belief = Belief((float(np.log(starts / computes)), balance), (power, rest), rest)
+            found.append(((i,), belief))
+        return found
 
 
 class Latency(Predictor):
@@ -62,24 +135,22 @@ class Latency(Predictor):
         self,
         features: Features,
         population: Population,
-        law: Physics,
+        laws: Sequence[Law],
         process: GP | None,
         spread: float,
-        unsure: Floats,
         starting: float,
         metric: str,
         unit: str,
         sources: Sequence[Latency] = (),
         drift: Drift | None = None,
     ) -> None:
-        """`population` are the archs learnt from, of `features.whole`; `spread` is the relative
-        standard deviation of the bulk of measurements; `unsure` the covariance of the physical
-        parameters, in prior widths; `starting`, 0 to 1, how much starting operations weighs
-        against computing."""
+        """`population` are the archs learnt from, of `features.whole`; `laws` have shares that sum
+        to 1, the greatest first; `spread` is the relative standard deviation of the bulk of
+        measurements; `starting`, 0 to 1, how much starting operations weighs against computing."""
         self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
         self.features, self.population = features, population
-        self.law, self.process, self.starting = law, process, starting
-        self.spread, self.unsure = spread, unsure
+        self.laws, self.process = tuple(laws), process
+        self.spread, self.starting = spread, starting
         self.sources, self.drift = tuple(sources), drift
         self._range = range_of(replace(features, space=features.whole)(population))
 
@@ -109,27 +180,23 @@ class Latency(Predictor):
 
     def _log_latency(self, population: Population, groups: Groups) -> tuple[Floats, Floats]:
         """(n,) mean and standard deviation of the logarithm."""
-        terms = self.terms(population)
-        mean, slopes = self.law(terms), self.law.slopes(terms)
-        if self.process is None:
-            unsure = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", slopes, self.unsure, slopes), 0))
-        else:
-            left, unsure = self.process.predict({**groups, SLOPES: slopes})
-            mean = mean + left
-        return mean, TAILS * np.hypot(self.spread, unsure)
-
-    def terms(self, population: Population) -> Terms:
-        """What takes time here: of physics, or of the sources."""
-        return _terms(self.features, self.sources, population)
+        seen = Seen(self.features, self.sources, population)
+        mean, variance = _averaged(self.laws, seen)
+        if self.process is not None:
+            left, unsure = self.process.predict({**groups, SLOPES: _slopes(self.laws[0], seen)})
+            mean, variance = mean + left, unsure**2
+        return mean, TAILS * np.sqrt(self.spread**2 + variance)
 
     def parts(self, population: Population) -> tuple[Floats, Floats]:
-        """(n,) logarithms of the time for starting and for computing; what the process adds is
-        in both."""
-        terms = self.terms(population)
-        starts, computes = self.law.parts(terms)
-        if self.process is None:
-            return starts, computes
-        left = self.process.mean({**self.features(population), SLOPES: self.law.slopes(terms)})
+        """(n,) logarithms of the time for starting and for computing by the law that is believed
+        most; what is predicted beside it is in both."""
+        seen, first = Seen(self.features, self.sources, population), self.laws[0]
+        terms = seen.terms(first.sources)
+        starts, computes = first.physics.parts(terms)
+        left = _averaged(self.laws, seen)[0] - first.physics(terms)
+        if self.process is not None:
+            groups = {**self.features(population), SLOPES: first.physics.slopes(terms)}
+            left = left + self.process.mean(groups)
         return starts + left, computes + left
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -139,11 +206,14 @@ class Latency(Predictor):
             "unit": self.unit,
             "spread": self.spread,
             "starting": self.starting,
+            "laws": [[law.sources, law.share] for law in self.laws],
             "process": None,
             "sources": [],
         }
         arrays: dict[str, NDArray[Any]] = {"population": self.population}
-        arrays |= {"means": self.law.means, "theta": self.law.theta, "unsure": self.unsure}
+        for i, law in enumerate(self.laws):
+            held = {**vars(law.physics), "unsure": law.unsure}
+            arrays |= prefixed(f"law{i}.", held)
         if self.drift is not None:
             arrays |= {"drift.order": self.drift.order, "drift.levels": self.drift.levels}
         if self.process is not None:
@@ -162,21 +232,24 @@ class Latency(Predictor):
         whole = space_from_dict(data["space"])
         population = arrays["population"]
         features = Features.of(whole, population)
-        law = Physics(arrays["means"], arrays["theta"])
+        laws = []
+        for i, (names, share) in enumerate(data["laws"]):
+            factors = under(f"law{i}.", arrays)
+            unsure = factors.pop("unsure")
+            laws.append(Law(tuple(names), Physics(**factors), unsure, share))
         held = [(inner, under(f"source{i}.", arrays)) for i, inner in enumerate(data["sources"])]
         process = None
         if data["process"] is not None:
             groups = features(population)
             sources = [cls.restore(whole, *source) for source in held]
-            groups[SLOPES] = law.slopes(_terms(features, sources, population))
+            groups[SLOPES] = _slopes(laws[0], Seen(features, sources, population))
             process = GP.restore(data["process"], under("process.", arrays), groups)
         return cls(
             features.on(space),
             population,
-            law,
+            laws,
             process,
             data["spread"],
-            arrays["unsure"],
             data["starting"],
             data["metric"],
             data["unit"],
@@ -185,21 +258,22 @@ class Latency(Predictor):
         )
 
 
-def _terms(features: Features, sources: Sequence[Latency], population: Population) -> Terms:
-    return mixture(sources, population) if sources else features.physics(population)
+def _slopes(law: Law, seen: Seen) -> Floats:
+    """(n, parameters) change of the log-latency for one prior width of each factor."""
+    return law.physics.slopes(seen.terms(law.sources))
 
 
-def mixture(sources: Sequence[Latency], population: Population) -> Terms:
-    """The starting and computing times of other devices as terms. A device weighs in each as much
-    as it tells of it: one that only waits for operations to start tells little of computing."""
-    parts = [source.parts(population) for source in sources]
-    starting = np.clip([source.starting for source in sources], 0.02, 0.98)
-    return Terms(
-        np.exp(np.stack([starts for starts, _ in parts], 1)),
-        np.exp(np.stack([computes for _, computes in parts], 1)),
-        starting / starting.sum(),
-        (1 - starting) / (1 - starting).sum(),
-    )
+def _averaged(laws: Sequence[Law], seen: Seen) -> tuple[Floats, Floats]:
+    """(n,) mean and variance of the logarithm by all laws, each believed as much as its share."""
+    shares = np.array([law.share for law in laws])
+    means = np.stack([law.physics(seen.terms(law.sources)) for law in laws])
+    mean = shares @ means
+    variance = shares @ (means - mean) ** 2
+    for law in laws:
+        slopes = _slopes(law, seen)
+        own = np.einsum("ij,jk,ik->i", slopes, law.unsure, slopes)
+        variance = variance + law.share * np.maximum(own, 0)
+    return mean, variance
 
 
 def fit_latency(
@@ -275,22 +349,21 @@ def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:
 def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     features = Features.of(labels.space, labels.population)
     groups = features(labels.population)
-    terms = _terms(features, sources, labels.population)
+    seen = Seen(features, sources, labels.population)
     targets = np.log(labels.values)
-    law, process, spread, unsure = _learn(terms, groups, targets)
+    laws, process, spread = _learn(seen, groups, targets)
     when = _order(labels)
-    drift = drifts.find(when, targets - _fitted(law, process, terms))
+    drift = drifts.find(when, targets - _fitted(laws, process, seen))
     if drift is not None:
-        law, process, spread, unsure = _learn(terms, groups, targets - drift(when))
+        laws, process, spread = _learn(seen, groups, targets - drift(when))
         spread = float(np.hypot(spread, drift.size))  # the time of a prediction is not known
-    starting = law.starting(terms)
+    starting = laws[0].physics.starting(seen.terms(laws[0].sources))
     return Latency(
         features,
         labels.population,
-        law,
+        laws,
         process,
         spread,
-        unsure,
         starting,
         labels.metric,
         unit,
@@ -299,23 +372,28 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     )
 
 
-def _learn(
-    terms: Terms, groups: Groups, targets: Floats
-) -> tuple[Physics, GP | None, float, Floats]:
-    """Physics, what it leaves over, the relative spread of a measurement, and the covariance of
-    the physical parameters (Laplace's approximation)."""
-    law, weights, spread = physics.fit(terms, targets)
-    slopes = law.slopes(terms)
-    known = slopes.T @ (slopes * weights[:, None]) / spread**2 + np.eye(slopes.shape[1])
-    unsure: Floats = np.asarray(np.linalg.inv(known), np.float64)
+def _learn(seen: Seen, groups: Groups, targets: Floats) -> tuple[list[Law], GP | None, float]:
+    """The laws, what they leave over, and the relative spread of a measurement."""
+    fits = [(names, physics.fit(seen.terms(names), targets, b)) for names, b in seen.beliefs()]
+    fits.sort(key=lambda pair: -pair[1].evidence)
+    shares = np.exp([fit.evidence - fits[0][1].evidence for _, fit in fits])
+    shares[shares < _LEAST_SHARE * shares.sum()] = 0
+    shares /= shares.sum()
+    laws = [
+        Law(names, fit.law, fit.unsure, float(share))
+        for (names, fit), share in zip(fits, shares, strict=True)
+        if share > 0
+    ]
+    best = fits[0][1]
     if len(targets) < _PROCESS_FROM:
-        return law, None, spread, unsure
-    process = _process({**groups, SLOPES: slopes}, targets - law(terms), weights, spread)
-    return law, process, process.noise_std, unsure
+        return laws, None, float(shares @ [fit.spread for _, fit in fits])
+    left = targets - _averaged(laws, seen)[0]
+    process = _process({**groups, SLOPES: _slopes(laws[0], seen)}, left, best.weights, best.spread)
+    return laws, process, process.noise_std
 
 
-def _fitted(law: Physics, process: GP | None, terms: Terms) -> Floats:
-    return law(terms) + (0.0 if process is None else process.fitted())
+def _fitted(laws: Sequence[Law], process: GP | None, seen: Seen) -> Floats:
+    return _averaged(laws, seen)[0] + (0.0 if process is None else process.fitted())
 
 
 def _process(groups: Groups, left: Floats, weights: Floats, spread: float) -> GP:

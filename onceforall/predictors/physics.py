@@ -7,7 +7,9 @@ that are each multiplied by a factor that is never negative,
 
 which is a sum for p = 1 and the larger of the two for large p. The factors are fitted in relative
 error, robustly (a Student-t likelihood: measured latencies have long upper tails), with a prior on
-the logarithm of each, so that ten records are enough. Knows arrays only.
+the logarithm of each (`Belief`), so that ten records are enough. How well a belief foretold the
+records is its evidence (Laplace's approximation; MacKay, Information Theory, Inference, and
+Learning Algorithms, 2003, section 28.1), by which beliefs can be weighed. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -17,14 +19,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.special import gammaln
 
 Floats = NDArray[np.float64]
 
 FREEDOM = 4.0  # degrees of freedom of the Student-t: few, for long tails
 LEAST_SPREAD = 0.004  # relative: no timing repeats better
-_ROUNDS = 6
-_SCALE, _BALANCE, _SHARE, _POWER = 3.0, 3.0, 1.0, 0.6  # prior widths of the logarithms
-_USUAL_POWER = 3.0
+_USUAL_SPREAD, _SPREAD_RECORDS = 0.03, 2.0  # what is thought of the spread, as if so many told it
+_ROUNDS = 8
+_SCALE = 3.0  # prior width of the logarithm of the latency
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is thought of a device before it is measured: (centre, width) of the logarithm of the
+    time for starting over that for computing and of the power p, and the width of each factor's
+    about its share."""
+
+    balance: tuple[float, float] = (0.0, 2.0)
+    power: tuple[float, float] = (float(np.log(3.0)), 0.6)
+    share: float = 1.0
+
+
+# Both count; or so much computing, or so many small operations, that the other is hidden.
+BELIEFS = (Belief(), Belief(balance=(-5.0, 1.0)), Belief(balance=(5.0, 1.0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +66,17 @@ class Physics:
     Attributes:
         means: (k + m,) the terms are divided by these.
         theta: logarithms of the scale, of starts over computes, of the k + m factors, of p.
+        widths: how far each of these was thought to be uncertain.
     """
 
     means: Floats
     theta: Floats
+    widths: Floats
+
+    @property
+    def power(self) -> float:
+        """Logarithm of p."""
+        return float(self.theta[-1])
 
     def __call__(self, terms: Terms) -> Floats:
         """(n,) logarithm of the latency."""
@@ -72,20 +97,38 @@ class Physics:
     def slopes(self, terms: Terms) -> Floats:
         """(n, parameters) change of the log-latency for one prior width of each parameter."""
         scaled = np.hstack([terms.starts, terms.computes]) / self.means
-        return _slopes(self.theta, scaled, terms.starts.shape[1]) * _widths(len(self.theta))
+        return _slopes(self.theta, scaled, terms.starts.shape[1]) * self.widths
 
 
-def fit(terms: Terms, log_latency: Floats) -> tuple[Physics, Floats, float]:
-    """The factors for measured latencies, with (n,) Student-t weights, at most about 1, and the
-    relative spread about them."""
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Factors for measured latencies, and how sure they are.
+
+    Attributes:
+        weights: (n,) Student-t weights of the records, at most about 1.
+        spread: relative, of the bulk of the records about the law.
+        unsure: covariance of the factors, in prior widths.
+        evidence: logarithm of the probability of the records under the belief.
+    """
+
+    law: Physics
+    weights: Floats
+    spread: float
+    unsure: Floats
+    evidence: float
+
+
+def fit(terms: Terms, log_latency: Floats, belief: Belief = BELIEFS[0]) -> Fit:
+    """The most probable factors for measured latencies, (n,) logarithms."""
     scaled = np.hstack([terms.starts, terms.computes])
     means = np.maximum(scaled.mean(0), 1e-300)
     scaled = scaled / means
     first, n = terms.starts.shape[1], len(log_latency)
     shares = np.log(np.concatenate([terms.start_shares, terms.compute_shares]))
-    centre = np.array([np.median(log_latency), 0.0, *shares, np.log(_USUAL_POWER)])
-    widths = _widths(len(centre))
-    theta, weights, spread = centre, np.ones(n), 0.05
+    balance, power = belief.balance, belief.power
+    centre = np.array([np.median(log_latency), balance[0], *shares, power[0]])
+    widths = np.array([_SCALE, balance[1], *[belief.share] * len(shares), power[1]])
+    theta, weights, spread = centre, np.ones(n), 0.1
     for _ in range(_ROUNDS):
         root = np.sqrt(weights) / spread
 
@@ -98,25 +141,32 @@ def fit(terms: Terms, log_latency: Floats) -> tuple[Physics, Floats, float]:
 
         theta = least_squares(errors, theta, jac=jacobian, max_nfev=60).x
         residual = log_latency - _log_latency(theta, scaled, first)
-        spread = robust_spread(residual)
         weights = student_weights(residual / spread)
-    return Physics(means, theta), weights, spread
+        told = np.sum(weights * residual**2) + _SPREAD_RECORDS * _USUAL_SPREAD**2
+        spread = max(LEAST_SPREAD, float(np.sqrt(told / (n + _SPREAD_RECORDS))))
+    slopes = _slopes(theta, scaled, first) * widths
+    known = slopes.T @ (slopes * weights[:, None]) / spread**2 + np.eye(len(theta))
+    away = (theta - centre) / widths
+    evidence = (
+        np.sum(_log_student(residual, spread))
+        - 0.5 * away @ away
+        - _SPREAD_RECORDS * (np.log(spread) + 0.5 * (_USUAL_SPREAD / spread) ** 2)
+        - 0.5 * np.linalg.slogdet(known)[1]
+    )
+    unsure = np.asarray(np.linalg.inv(known), np.float64)
+    return Fit(Physics(means, theta, widths), weights, spread, unsure, float(evidence))
 
 
-def robust_spread(residual: Floats) -> float:
-    """The standard deviation of the bulk of the residuals, relative; a little more where they are
-    few."""
-    bulk = 1.4826 * float(np.median(np.abs(residual)))
-    return max(LEAST_SPREAD, bulk * (1 + 3 / len(residual)))
+def _log_student(residual: Floats, spread: float) -> Floats:
+    """(n,) logarithm of the density."""
+    constant = gammaln((FREEDOM + 1) / 2) - gammaln(FREEDOM / 2) - 0.5 * np.log(FREEDOM * np.pi)
+    tails = (FREEDOM + 1) / 2 * np.log1p((residual / spread) ** 2 / FREEDOM)
+    return np.asarray(constant - np.log(spread) - tails)
 
 
 def student_weights(standard: Floats) -> Floats:
     """Weights of residuals in units of the spread: those of the EM algorithm for a Student-t."""
     return (FREEDOM + 1) / (FREEDOM + standard**2)
-
-
-def _widths(count: int) -> Floats:
-    return np.array([_SCALE, _BALANCE, *[_SHARE] * (count - 3), _POWER])
 
 
 def _parts(theta: Floats, scaled: Floats, first: int) -> tuple[Floats, Floats]:
