@@ -11,6 +11,7 @@ from onceforall import families, predictors, records
 from onceforall.costs import cost_tables
 from onceforall.errors import InputError
 from onceforall.predictors import drift, gp, physics
+from onceforall.predictors.accuracy import Scale
 from onceforall.predictors.base import held_out
 from onceforall.predictors.features import Features
 from onceforall.records import Labels
@@ -176,6 +177,34 @@ def test_extrapolation_is_flagged() -> None:
     beyond[:, 0] = 2
     assert not known.any()
     assert model.predict(beyond).extrapolates.all()
+
+
+@pytest.mark.parametrize("multiplied", [True, False])
+def test_the_scale_is_the_one_on_which_effects_add(multiplied: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels = labels_of(MINI, 150)
+    blocks = [MINI.depth(labels.population, s) for s in range(len(MINI.stages))]
+    effect = np.sum(blocks, 0, float) + 0.5 * labels.population[:, 0]
+    effect = 0.8 * (effect - effect.mean()) / np.ptp(effect) * 2 + 0.03 * rng.standard_normal(150)
+    values = 100 - 20 * np.exp(-effect) if multiplied else 75 + 10 * effect
+    model = predictors.fit_accuracy(replace(labels, values=values), test_fraction=0)
+    assert (model.scale.limit is not None) == multiplied
+    found = model.predict(MINI.sample(rng, 500))
+    if model.scale.limit is not None:
+        assert found.mean.max() < model.scale.limit
+
+
+def test_a_bent_scale_comes_back() -> None:
+    values = np.linspace(66.0, 77.0, 12)
+    scale = Scale.bent(values)
+    assert scale.limit == 99.0
+    learnt = scale.learnt(values)
+    mean, std = scale.back(learnt, np.full(12, 1e-6))
+    assert np.allclose(mean, values)
+    low, high = (scale.back(learnt + step, std)[0] for step in (-1e-6, 1e-6))
+    assert np.allclose(std, (high - low) / 2, rtol=1e-4)
+    assert scale.log_slope(values) == pytest.approx(np.log(np.gradient(learnt, values)).sum(), 0.01)
+    assert std[0] / std[-1] == pytest.approx(1.5)
 
 
 # --- latency
