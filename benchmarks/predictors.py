@@ -4,7 +4,8 @@
 
 DATA holds `accuracy/ofa_mbv3_w1.0.csv` (measured top-1 of sub-networks) and
 `latency/gpu_latency_ms.csv` (measured latencies on nine device settings). Each figure is a mean
-over random splits: what is not learnt from is predicted. Beside the accuracy predictor stands the
+over random splits: what is not learnt from is predicted (of few records, over four times as
+many splits). Beside the accuracy predictor stands the
 authors' recipe, the perceptron of PyPI `ofa` (three layers of 400) trained on the same labels, if
 that package is installed. Prints tables in Markdown, or with --json one object.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from authors import perceptron
 from numpy.typing import NDArray
 
 from onceforall import families, predictors, records
@@ -31,6 +33,8 @@ FAMILY = "ofa_mbv3_w1.0"
 ACCURACY_SIZES, LATENCY_SIZES = (100, 500, 1250), (10, 50, 900)
 LABELLED, NOISE = (50, 110, 170), 0.25  # archs; points
 SOURCE_SIZE = 600  # records of each other device
+MOST = 2800  # latency records: as many as leave some to ask about; what more records could give
+FEW, FEW_TIMES = 100, 4  # up to so many records, so many times the draws
 Rows = list[dict[str, Any]]
 
 
@@ -77,6 +81,11 @@ def split(n: int, size: int, draw: int) -> tuple[NDArray[np.intp], NDArray[np.in
     return order[:size], order[size:]
 
 
+def draws_of(size: int, draws: int) -> int:
+    """Few records scatter more from draw to draw, and cost less."""
+    return FEW_TIMES * draws if size <= FEW else draws
+
+
 def mean_of(reports: list[Report], *names: str) -> dict[str, float]:
     return {name: float(np.mean([getattr(r, name) for r in reports])) for name in names}
 
@@ -85,74 +94,38 @@ def mean_of(reports: list[Report], *names: str) -> dict[str, float]:
 
 
 def accuracy(labels: Labels, draws: int, plots: Path | None) -> Rows:
+    """Of each method: which covariates are in the records, and which are told when asked."""
     rows = []
-    for method in ("onceforall", "onceforall, shard known", "ofa's perceptron"):
+    for method, learnt, told in (
+        ("onceforall", (), ()),
+        ("onceforall, shard in the records, not asked for", ("shard",), ()),
+        ("onceforall, shard known", ("shard",), ("shard",)),
+        ("ofa's perceptron", None, None),
+    ):
         for size in ACCURACY_SIZES:
             reports = []
-            for draw in range(draws):
+            for draw in range(draws_of(size, draws)):
                 train, test = (labels.take(part) for part in split(len(labels), size, draw))
-                if method == "ofa's perceptron":
-                    mean = perceptron(train, test, draw)
-                    if mean is None:
+                if learnt is None or told is None:
+                    predict = perceptron(train, draw)
+                    if predict is None:
                         break
-                    report = held_out(mean, None, test.values, size)
-                else:
-                    covariates = ("shard",) if "shard" in method else ()
-                    model = predictors.fit_accuracy(train, covariates, test_fraction=0)
-                    given = {name: test.columns[name] for name in covariates}
-                    found = model.predict(test.population, **given)
-                    report = held_out(found.mean, found.std, test.values, size)
-                    if plots is not None and draw == 0:
-                        name = f"accuracy_{size}{'_shard' if covariates else ''}"
-                        plot(plots, name, found.mean, found.std, test.values, "top-1, %")
-                reports.append(report)
+                    mean = predict(test.space, test.population)
+                    reports.append(held_out(mean, None, test.values, size))
+                    continue
+                model = predictors.fit_accuracy(train, learnt, test_fraction=0)
+                given = {name: test.columns[name] for name in told}
+                found = model.predict(test.population, **given)
+                reports.append(held_out(found.mean, found.std, test.values, size))
+                if plots is not None and draw == 0:
+                    name = f"accuracy_{size}{'_shard' if told else ''}"
+                    plot(plots, name, found.mean, found.std, test.values, "top-1, %")
             if reports:
                 names = ("rmse", "kendall_tau", "spearman", "coverage90")
-                rows.append({"method": method, "labels": size, **mean_of(reports, *names)})
+                head = {"method": method, "labels": size, "draws": len(reports)}
+                rows.append({**head, **mean_of(reports, *names)})
                 print(rows[-1], file=sys.stderr, flush=True)
     return rows
-
-
-def perceptron(train: Labels, test: Labels, seed: int) -> NDArray[np.float64] | None:
-    """The authors' predictor trained with Adam on the L1 error for 2000 steps; None without
-    `ofa`. The shard is not known to it."""
-    try:
-        from ofa.nas.accuracy_predictor import AccuracyPredictor, MobileNetArchEncoder
-    except ImportError:
-        return None
-    import torch
-
-    torch.manual_seed(seed)
-    encoder = MobileNetArchEncoder(image_size_list=[128, 160, 192])
-    model = AccuracyPredictor(encoder, 400, 3, device="cpu")
-    mean, scale = float(train.values.mean()), float(train.values.std())
-    x, fresh = (torch.tensor(codes(encoder, part), dtype=torch.float32) for part in (train, test))
-    y = torch.tensor((train.values - mean) / scale, dtype=torch.float32)
-    model.base_acc.data.zero_()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
-    steps = 2000
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (min(256, len(x)),))
-        loss = (model(x[rows]).squeeze() - y[rows]).abs().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        return mean + scale * model(fresh).squeeze().numpy().astype(np.float64)
-
-
-def codes(encoder: Any, labels: Labels) -> NDArray[np.float64]:
-    """(n, inputs) the archs as `ofa` codes them."""
-    out = []
-    for arch in labels.space.decode(labels.population):
-        lists: dict[str, list[Any]] = {"ks": [], "e": [], "d": list(arch.depths)}
-        for stage in arch.stages:
-            lists["ks"] += [b.kernel for b in stage] + [3] * (4 - len(stage))
-            lists["e"] += [b.expand for b in stage] + [3] * (4 - len(stage))
-        out.append(encoder.arch2feature({**lists, "image_size": arch.resolution}))
-    return np.array(out)
 
 
 def speed(labels: Labels) -> Rows:
@@ -229,12 +202,13 @@ def latency(path: Path, draws: int, plots: Path | None) -> Rows:
     sources = {name: _source(labels) for name, labels in every.items()}
     rows: Rows = []
     cases = [(size, False, False) for size in LATENCY_SIZES]
-    for size, with_source, timed in [*cases, (900, False, True), (10, True, False)]:
+    cases += [(900, False, True), (MOST, False, False), (10, True, False)]
+    for size, with_source, timed in cases:
         found = {}
         for name in names:
             others = [sources[n] for n in names if _gpu(n) != _gpu(name)] if with_source else []
             reports = []
-            for draw in range(draws):
+            for draw in range(1 if size == MOST else draws_of(size, draws)):
                 labels = every[name]
                 train, test = split(len(labels), size, draw)
                 learnt = labels.take(train)
