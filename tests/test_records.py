@@ -47,7 +47,7 @@ def test_csv_round_trip(tmp_path: Path, name: str) -> None:
     values = np.linspace(60, 80, 30)
     path = tmp_path / "a.csv"
     records.write_csv(path, space, population, {"top1": values, "shard": ["x"] * 30})
-    labels = records.read_csv(path, space, "top1")
+    labels = records.read_labels(path, space, "top1")
     assert np.array_equal(labels.population, population)
     assert np.array_equal(labels.values, values)
     assert set(labels.columns["shard"].tolist()) == {"x"}

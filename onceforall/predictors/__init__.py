@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onceforall.errors import InputError
 from onceforall.predictors import published
-from onceforall.predictors.accuracy import Accuracy, fit_accuracy, likely_covariates
+from onceforall.predictors.accuracy import Accuracy, fit_accuracy
 from onceforall.predictors.base import (
     Prediction,
     Predictor,
@@ -21,6 +21,7 @@ from onceforall.predictors.base import (
     report_of,
     space_from_dict,
 )
+from onceforall.predictors.inputs import likely_covariates
 from onceforall.predictors.labelling import choose, stalled
 from onceforall.predictors.latency import Latency, fit_latency
 from onceforall.space import Space

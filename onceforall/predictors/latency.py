@@ -1,18 +1,14 @@
 """The latency predictor: physics first, refined by a Gaussian process on what physics leaves over.
 
-Physics (`physics.py`) needs ten records; the process learns, on the logarithm of measured over
-physical latency, what does not add up. Several laws are weighed by how well each foretold the
-records: that starting operations, computing, or both take the time; and with records of other
-devices (`sources`), each split into the time it spends on starting and on computing, that the new
-device is like one of them, or a mixture. Outliers count little (Student-t weights). Knows labels
-and features; no devices.
+Physical laws (`laws.py`) need ten records, and fewer with records of other devices (`sources`);
+the process learns, on the logarithm of measured over physical latency, what does not add up.
+Outliers count little (Student-t weights). Knows labels and features; no devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,7 +30,8 @@ from onceforall.predictors.base import (
 from onceforall.predictors.drift import Drift
 from onceforall.predictors.features import Features, Groups, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
-from onceforall.predictors.physics import BELIEFS, Belief, Physics, Terms
+from onceforall.predictors.laws import Law, Seen, averaged, slopes, weighed
+from onceforall.predictors.physics import Physics
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
@@ -54,76 +51,6 @@ TAILS = 1.3  # the 90% interval of a Student-t of 4 degrees of freedom to that o
 _PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
 _SOURCE_AT_MOST, _MOST_RECORDS = 600, 4000  # a random part of more is learnt from
 _ROUNDS = 3  # of Student-t weights in the process
-_LEAST_SHARE = 0.02  # a law of less is left out
-_MIXTURE_BALANCE = (0.0, 3.0)
-_ALIKE = 0.3, 0.1  # how far the balance, and the rest, of a device like another one may differ
-
-
-@dataclass(frozen=True, eq=False)
-class Law:
-    """One explanation of the latency.
-
-    Attributes:
-        sources: the devices (by place) whose starting and computing times it is made of; none:
-            operations and MACs.
-        physics: what each of these counts.
-        unsure: covariance of the factors, in prior widths.
-        share: how much it is believed beside the others.
-    """
-
-    sources: tuple[int, ...]
-    physics: Physics
-    unsure: Floats
-    share: float
-
-
-class Seen:
-    """A population as laws see it: terms of physics, or of other devices."""
-
-    def __init__(
-        self, features: Features, sources: Sequence[Latency], population: Population
-    ) -> None:
-        self.features, self.sources, self.population = features, sources, population
-
-    @cached_property
-    def _own(self) -> Terms:
-        return self.features.physics(self.population)
-
-    @cached_property
-    def _parts(self) -> tuple[Floats, Floats]:
-        """(n, sources) times for starting and for computing."""
-        parts = [source.parts(self.population) for source in self.sources]
-        return (
-            np.exp(np.stack([starts for starts, _ in parts], 1)),
-            np.exp(np.stack([computes for _, computes in parts], 1)),
-        )
-
-    def terms(self, sources: Sequence[int]) -> Terms:
-        """Of a law. A device weighs in each kind as much as it tells of it: one that only waits
-        for operations to start tells little of computing."""
-        if not sources:
-            return self._own
-        rows = list(sources)
-        starting = np.clip([self.sources[i].starting for i in rows], 0.02, 0.98)
-        return Terms(
-            self._parts[0][:, rows],
-            self._parts[1][:, rows],
-            starting / starting.sum(),
-            (1 - starting) / (1 - starting).sum(),
-        )
-
-    def beliefs(self) -> list[tuple[tuple[int, ...], Belief]]:
-        """What a device may be thought to be like, before it is measured."""
-        found: list[tuple[tuple[int, ...], Belief]] = [((), belief) for belief in BELIEFS]
-        if len(self.sources) > 1:
-            found.append((tuple(range(len(self.sources))), Belief(_MIXTURE_BALANCE)))
-        for i, source in enumerate(self.sources):
-            starts, computes = (part[:, i].mean() for part in self._parts)
-            balance, rest = _ALIKE
-            power = source.laws[0].physics.power
-            belief = Belief((float(np.log(starts / computes)), balance), (power, rest), rest)
-            found.append(((i,), belief))
-        return found
 
 
 class Latency(Predictor):
@@ -155,6 +82,11 @@ class Latency(Predictor):
         self._range = range_of(replace(features, space=features.whole)(population))
 
     @property
+    def power(self) -> float:
+        """Logarithm of the power that joins starting and computing."""
+        return self.laws[0].physics.power
+
+    @property
     def covariate_names(self) -> tuple[str, ...]:
         return () if self.drift is None else (ORDER,)
 
@@ -181,9 +113,9 @@ class Latency(Predictor):
     def _log_latency(self, population: Population, groups: Groups) -> tuple[Floats, Floats]:
         """(n,) mean and standard deviation of the logarithm."""
         seen = Seen(self.features, self.sources, population)
-        mean, variance = _averaged(self.laws, seen)
+        mean, variance = averaged(self.laws, seen)
         if self.process is not None:
-            left, unsure = self.process.predict({**groups, SLOPES: _slopes(self.laws[0], seen)})
+            left, unsure = self.process.predict({**groups, SLOPES: slopes(self.laws[0], seen)})
             mean, variance = mean + left, unsure**2
         return mean, TAILS * np.sqrt(self.spread**2 + variance)
 
@@ -193,7 +125,7 @@ class Latency(Predictor):
         seen, first = Seen(self.features, self.sources, population), self.laws[0]
         terms = seen.terms(first.sources)
         starts, computes = first.physics.parts(terms)
-        left = _averaged(self.laws, seen)[0] - first.physics(terms)
+        left = averaged(self.laws, seen)[0] - first.physics(terms)
         if self.process is not None:
             groups = {**self.features(population), SLOPES: first.physics.slopes(terms)}
             left = left + self.process.mean(groups)
@@ -242,7 +174,7 @@ class Latency(Predictor):
         if data["process"] is not None:
             groups = features(population)
             sources = [cls.restore(whole, *source) for source in held]
-            groups[SLOPES] = _slopes(laws[0], Seen(features, sources, population))
+            groups[SLOPES] = slopes(laws[0], Seen(features, sources, population))
             process = GP.restore(data["process"], under("process.", arrays), groups)
         return cls(
             features.on(space),
@@ -256,24 +188,6 @@ class Latency(Predictor):
             [cls.restore(space, *source) for source in held],
             Drift(**under("drift.", arrays)) if "drift.order" in arrays else None,
         )
-
-
-def _slopes(law: Law, seen: Seen) -> Floats:
-    """(n, parameters) change of the log-latency for one prior width of each factor."""
-    return law.physics.slopes(seen.terms(law.sources))
-
-
-def _averaged(laws: Sequence[Law], seen: Seen) -> tuple[Floats, Floats]:
-    """(n,) mean and variance of the logarithm by all laws, each believed as much as its share."""
-    shares = np.array([law.share for law in laws])
-    means = np.stack([law.physics(seen.terms(law.sources)) for law in laws])
-    mean = shares @ means
-    variance = shares @ (means - mean) ** 2
-    for law in laws:
-        slopes = _slopes(law, seen)
-        own = np.einsum("ij,jk,ik->i", slopes, law.unsure, slopes)
-        variance = variance + law.share * np.maximum(own, 0)
-    return mean, variance
 
 
 def fit_latency(
@@ -374,26 +288,16 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
 
 def _learn(seen: Seen, groups: Groups, targets: Floats) -> tuple[list[Law], GP | None, float]:
     """The laws, what they leave over, and the relative spread of a measurement."""
-    fits = [(names, physics.fit(seen.terms(names), targets, b)) for names, b in seen.beliefs()]
-    fits.sort(key=lambda pair: -pair[1].evidence)
-    shares = np.exp([fit.evidence - fits[0][1].evidence for _, fit in fits])
-    shares[shares < _LEAST_SHARE * shares.sum()] = 0
-    shares /= shares.sum()
-    laws = [
-        Law(names, fit.law, fit.unsure, float(share))
-        for (names, fit), share in zip(fits, shares, strict=True)
-        if share > 0
-    ]
-    best = fits[0][1]
+    laws, spread, weights = weighed(seen, targets)
     if len(targets) < _PROCESS_FROM:
-        return laws, None, float(shares @ [fit.spread for _, fit in fits])
-    left = targets - _averaged(laws, seen)[0]
-    process = _process({**groups, SLOPES: _slopes(laws[0], seen)}, left, best.weights, best.spread)
+        return laws, None, spread
+    left = targets - averaged(laws, seen)[0]
+    process = _process({**groups, SLOPES: slopes(laws[0], seen)}, left, weights, spread)
     return laws, process, process.noise_std
 
 
 def _fitted(laws: Sequence[Law], process: GP | None, seen: Seen) -> Floats:
-    return _averaged(laws, seen)[0] + (0.0 if process is None else process.fitted())
+    return averaged(laws, seen)[0] + (0.0 if process is None else process.fitted())
 
 
 def _process(groups: Groups, left: Floats, weights: Floats, spread: float) -> GP:

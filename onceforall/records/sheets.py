@@ -1,196 +1,32 @@
-"""What was measured, and its files: `Record`, and `Labels`, the arrays that predictors learn from.
+"""Archs in tables, one a row, with whatever else is known of them: `Sheet`.
 
-Two forms of file. JSONL: one record a line, appended as the measuring goes on; a writer that is
-killed loses at most its last line. CSV: one arch a row, one metric a column, under
-`kernel_sizes,expand_ratios,depths,resolution` (digit strings, one digit a block or a stage;
-digits of absent blocks mean nothing) or, where a space has choices that are not one digit,
-under `arch` (`str(arch)`). This file knows no predictors, no devices and no torch.
+CSV: one metric a column, under `kernel_sizes,expand_ratios,depths,resolution` (digit strings, one
+digit a block or a stage; digits of absent blocks mean nothing) or, where a space has choices that
+are not one digit, under `arch` (`str(arch)`). JSONL of records is read as such a table, too.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onceforall import files
 from onceforall.errors import InputError, choices
+from onceforall.records.record import read_jsonl
 from onceforall.space import Arch, Population, Space
 
 DIGITS = ("kernel_sizes", "expand_ratios", "depths", "resolution")
 ARCH = "arch"
 
 Column = NDArray[np.str_]  # (n,) the cells of a column, as they were written
-
-
-@dataclass(frozen=True)
-class Record:
-    """One measurement of one arch: `value` in `unit`, on `device` ("" where it has none).
-
-    Raises:
-        InputError: the value is not a finite number, or the metric has no name.
-    """
-
-    arch: Arch
-    metric: str
-    value: float
-    unit: str
-    device: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.metric, str) or not self.metric:
-            raise InputError(f"record: metric: {self.metric!r} is not a name")
-        given = self.value
-        if isinstance(given, bool) or not isinstance(given, int | float | np.number):
-            raise InputError(f"record: {self.metric}: {given!r} is not a number")
-        if not math.isfinite(given):
-            raise InputError(f"record: {self.metric}: {given} is not a finite number")
-        object.__setattr__(self, "value", float(given))
-        object.__setattr__(self, "provenance", dict(self.provenance))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` reads it."""
-        return {
-            "arch": str(self.arch),
-            "metric": self.metric,
-            "value": self.value,
-            "unit": self.unit,
-            "device": self.device,
-            "provenance": dict(self.provenance),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Record:
-        """The record that `to_dict` wrote; `device` and `provenance` may be left out.
-
-        Raises:
-            InputError: names the first field that is missing, unknown or of a wrong type.
-        """
-        if not isinstance(data, dict):
-            raise InputError(f"record: {type(data).__name__} given, an object was expected")
-        for name in ("arch", "metric", "value", "unit"):
-            if name not in data:
-                raise InputError(f"record: {name!r} is missing")
-        for name in data:
-            if name not in cls.__dataclass_fields__:
-                known = choices(cls.__dataclass_fields__)
-                raise InputError(f"record: unknown key {name!r}; it has {known}")
-        rest = {k: v for k, v in data.items() if k != "arch"}
-        for name in ("unit", "device"):
-            if not isinstance(rest.get(name, ""), str):
-                raise InputError(f"record: {name}: {rest[name]!r} is not a text")
-        if not isinstance(rest.get("provenance", {}), dict):
-            raise InputError(f"record: provenance: {rest['provenance']!r} is not an object")
-        if not isinstance(data["arch"], str):
-            raise InputError(f"record: arch: {data['arch']!r} is not a text")
-        return cls(Arch.parse(data["arch"]), **rest)
-
-
-# --- JSONL
-
-
-@contextmanager
-def appending(path: Path) -> Iterator[TextIO]:
-    """The file, open for lines to be added (`add`); a torn last line is cut off first, so that
-    what a killed writer left behind never joins the next line."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, a file was expected")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(path)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        yield file
-
-
-def add(file: TextIO, record: Record) -> None:
-    """Appends one record to a JSONL file opened by `appending`, through to the disk's cache."""
-    file.write(json.dumps(record.to_dict()) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def read_jsonl(path: Path) -> list[Record]:
-    """All records of a file. A last line without an end is what a killed writer left, and is
-    left out.
-
-    Raises:
-        InputError: names the line and what is wrong with it.
-    """
-    text = files.read_text(path)
-    lines = text.split("\n")[:-1]  # what follows the last line break is empty, or torn
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(Record.from_dict(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} line {number}: not JSON: {error}") from None
-        except InputError as error:
-            raise InputError(f"{path} line {number}: {error}") from None
-    return records
-
-
-def write_jsonl(path: Path, records: Sequence[Record], *, overwrite: bool = False) -> None:
-    """Writes a whole file, or nothing."""
-    text = "".join(json.dumps(r.to_dict()) + "\n" for r in records)
-    files.write_text(path, text, overwrite=overwrite)
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-
-
-# --- labels: arrays for predictors
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Archs and one measured value for each.
-
-    Attributes:
-        space: the space of the population. Its resolutions are those of the given space and
-            those met in the file.
-        population: (n, genes).
-        values: (n,) of `metric`, finite; in the order of the file.
-        columns: the other columns of the file, as text, (n,) each.
-        warnings: what a person should know before using them.
-    """
-
-    space: Space
-    metric: str
-    population: Population
-    values: NDArray[np.float64]
-    columns: Mapping[str, Column] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: NDArray[Any]) -> Labels:
-        """The labels of some rows (indices or a mask)."""
-        return replace(
-            self,
-            population=self.population[rows],
-            values=self.values[rows],
-            columns={k: v[rows] for k, v in self.columns.items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -261,72 +97,6 @@ def read_archs(path: Path, space: Space, metric: str | None = None) -> Sheet:
     if path.suffix == ".jsonl":
         return _sheet_of_jsonl(path, space, metric)
     return _sheet_of_csv(path, space)
-
-
-def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:
-    """The archs of a file and their measured `metric`.
-
-    Rows that are equal in everything are one record; an arch that was measured several times
-    with different results is kept as often as it was measured, with a warning that says how far
-    the results are apart.
-
-    Raises:
-        InputError: as `read_archs`; a value that is not finite or, with `positive`, not above 0;
-            no rows at all.
-    """
-    sheet = read_archs(path, space, metric)
-    if not len(sheet.lines):
-        raise InputError(f"{path}: has no records")
-    values = sheet.numbers(metric, positive=positive)
-    rest = {k: v for k, v in sheet.columns.items() if k != metric}
-    labels = Labels(sheet.space, metric, sheet.population, values, rest)
-    return _merged(labels, path)
-
-
-def by_device(labels: Labels) -> list[Labels]:
-    """The labels of each device by themselves, where a column `device` names several."""
-    if "device" not in labels.columns:
-        return [labels]
-    devices = labels.columns["device"]
-    parts = [labels.take(devices == name) for name in dict.fromkeys(devices.tolist())]
-    if len(parts) == 1:
-        return parts
-    return [replace(p, metric=f"{p.metric}@{p.columns['device'][0]}") for p in parts]
-
-
-def read_csv(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:
-    """`read_labels`, by the name that says its usual form."""
-    return read_labels(path, space, metric, positive=positive)
-
-
-def _merged(labels: Labels, path: Path) -> Labels:
-    """One row for rows that are equal in arch and in every column; a warning where an arch has
-    different values."""
-    first: dict[tuple[Any, ...], int] = {}
-    texts = list(zip(*labels.columns.values(), strict=True)) or [()] * len(labels)
-    for row in range(len(labels)):
-        key = (labels.population[row].tobytes(), labels.values[row], texts[row])
-        first.setdefault(key, row)
-    kept = labels.take(np.array(sorted(first.values())))
-    _, index, counts = np.unique(kept.population, axis=0, return_inverse=True, return_counts=True)
-    warnings = []
-    if counts.max() > 1:
-        repeated = np.flatnonzero(counts > 1)
-        order = index.reshape(-1)
-        spread = [np.ptp(kept.values[order == group]) for group in repeated]
-        if max(spread) > 0:
-            warnings.append(
-                f"{path}: {len(repeated)} archs were measured more than once; their"
-                f" {labels.metric} differs by {np.median(spread):.4g} (median),"
-                f" {max(spread):.4g} at most; all are kept as repeated measurements"
-            )
-    merged = len(labels) - len(kept)
-    if merged:
-        warnings.append(f"{path}: {merged} rows say what another says and were left out")
-    return replace(kept, warnings=tuple(warnings))
-
-
-# --- CSV
 
 
 def as_digits(space: Space) -> bool:

@@ -1,0 +1,30 @@
+"""What was measured, and its files: `Record`, and `Labels`, the arrays that predictors learn from.
+
+Knows archs and spaces; no predictors, no devices and no torch.
+"""
+
+from onceforall.records.labels import Labels, by_device, read_labels
+from onceforall.records.record import Record, add, appending, read_jsonl, write_jsonl
+from onceforall.records.sheets import (
+    Sheet,
+    arch_columns,
+    read_archs,
+    write_columns,
+    write_csv,
+)
+
+__all__ = [
+    "Record",
+    "add",
+    "appending",
+    "read_jsonl",
+    "write_jsonl",
+    "Labels",
+    "by_device",
+    "read_labels",
+    "Sheet",
+    "arch_columns",
+    "read_archs",
+    "write_columns",
+    "write_csv",
+]
