@@ -370,6 +370,10 @@ def test_the_convert_command(
     assert "exists already" in err
     assert run("convert", source, tmp_path / "new", "--to", "caffe")[0] == 2
     assert run("convert", tmp_path / "absent", tmp_path / "new", "--to", "official")[0] == 2
+    other = ("--to", "official", "--family", "ofa_resnet50")
+    status, _, err = run("convert", source, tmp_path / "new", *other)
+    assert status == 2
+    assert "--family ofa_resnet50" in err
     assert not (tmp_path / "new").exists()
 
 

@@ -112,6 +112,8 @@ def convert(
         done = _convert_supernet(path, out, to, family)
     else:
         network, beside = _described(source, kind, resolution, family)
+        if family not in (None, network.family.name):
+            raise InputError(f"--family {family}: {source} is a network of {network.family.name}")
         weights = weights if weights is not None else beside
         if weights is None:
             done = {"kind": "arch", **_written(_write_arch(source, network, out, to))}
