@@ -457,6 +457,26 @@ def test_real_accuracy_from_100_labels(
 
 
 @pytest.mark.data
+def test_the_authors_predictor_as_prior(data_dir: Path, tmp_path: Path) -> None:
+    """It knows 8 resolutions, the family has 25: what the records need of it is enough."""
+    labels = accuracy_labels(data_dir)
+    order = np.random.default_rng(0).permutation(len(labels))
+    few, rest = labels.take(order[:50]), labels.take(order[50:])
+    authors = data_dir / "predictors" / "acc_predictor.pth"
+    prior = predictors.load(authors, few.at_own_resolutions().space)
+    rmse = []
+    for hint in (None, prior):
+        model = predictors.fit_accuracy(few, prior=hint, test_fraction=0)
+        here = rest if hint is None else rest.at_own_resolutions()
+        found = model.predict(here.population)
+        rmse.append(held_out(found.mean, found.std, here.values, 50).rmse)
+    assert rmse[1] < rmse[0]
+    model.save(tmp_path / "p.npz")
+    with pytest.raises(InputError, match="no input for resolution 132"):
+        predictors.load(tmp_path / "p.npz", labels.space)
+
+
+@pytest.mark.data
 def test_real_latency_from_ten_records(data_dir: Path) -> None:
     space = families.get("ofa_mbv3_w1.0").space
     path = data_dir / "latency" / "gpu_latency_ms.csv"

@@ -87,7 +87,7 @@ def accuracy(
         used = ()
     else:
         used = tuple(covariates.split(","))
-    hint = None if prior is None else predictors.load(prior, labels.space)
+    hint = None if prior is None else predictors.load(prior, labels.at_own_resolutions().space)
     predictor = predictors.fit_accuracy(
         labels,
         used,

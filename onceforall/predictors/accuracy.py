@@ -213,7 +213,10 @@ def fit_accuracy(
     _check(labels)
     for name in covariates:
         covariate_of(labels, name)
-    hint = None if prior is None else prior.on(labels.space)
+    hint = None
+    if prior is not None:  # it need not know other resolutions than those it is asked about here
+        labels = labels.at_own_resolutions()
+        hint = prior.on(labels.space)
     if len(labels) > _MOST_RECORDS:
         labels = labels.take(np.random.default_rng(seed).permutation(len(labels))[:_MOST_RECORDS])
 

@@ -51,6 +51,14 @@ class Labels:
             columns={k: v[rows] for k, v in self.columns.items()},
         )
 
+    def at_own_resolutions(self) -> Labels:
+        """The same labels of a space that has no other resolutions than theirs."""
+        used, index = np.unique(self.population[:, 0], return_inverse=True)
+        population = self.population.copy()
+        population[:, 0] = index.reshape(-1)
+        sizes = tuple(self.space.resolution[i] for i in used)
+        return replace(self, space=replace(self.space, resolution=sizes), population=population)
+
 
 def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:
     """The archs of a file and their measured `metric`.
