@@ -34,6 +34,7 @@ ACCURACY_SIZES, LATENCY_SIZES = (100, 500, 1250), (10, 50, 900)
 LABELLED, NOISE = (50, 110, 170), 0.25  # archs; points
 SOURCE_SIZE = 600  # records of each other device
 MOST = 2800  # latency records: as many as leave some to ask about; what more records could give
+WITH_PRIOR = "onceforall, the authors' predictor as prior"
 FEW, FEW_TIMES = 100, 4  # up to so many records, so many times the draws
 Rows = list[dict[str, Any]]
 
@@ -54,7 +55,8 @@ def main() -> None:
     path = given.data / "accuracy" / f"{FAMILY}.csv"
     labels = records.read_labels(path, families.get(FAMILY).space, "top1")
     if given.part in (None, "accuracy"):
-        results["accuracy"] = accuracy(labels, given.draws, given.plots)
+        authors = given.data / "predictors" / "acc_predictor.pth"
+        results["accuracy"] = accuracy(labels, authors, given.draws, given.plots)
         results["speed"] = speed(labels)
     if given.part in (None, "labelling"):
         results["labelling"] = labelling(labels, given.draws)
@@ -93,11 +95,14 @@ def mean_of(reports: list[Report], *names: str) -> dict[str, float]:
 # --- accuracy
 
 
-def accuracy(labels: Labels, draws: int, plots: Path | None) -> Rows:
+def accuracy(labels: Labels, authors: Path, draws: int, plots: Path | None) -> Rows:
     """Of each method: which covariates are in the records, and which are told when asked."""
+    labels = labels.at_own_resolutions()
+    prior = predictors.load(authors, labels.space)
     rows = []
     for method, learnt, told in (
         ("onceforall", (), ()),
+        (WITH_PRIOR, (), ()),
         ("onceforall, shard in the records, not asked for", ("shard",), ()),
         ("onceforall, shard known", ("shard",), ("shard",)),
         ("ofa's perceptron", None, None),
@@ -113,11 +118,12 @@ def accuracy(labels: Labels, draws: int, plots: Path | None) -> Rows:
                     mean = predict(test.space, test.population)
                     reports.append(held_out(mean, None, test.values, size))
                     continue
-                model = predictors.fit_accuracy(train, learnt, test_fraction=0)
+                hint = prior if method == WITH_PRIOR else None
+                model = predictors.fit_accuracy(train, learnt, prior=hint, test_fraction=0)
                 given = {name: test.columns[name] for name in told}
                 found = model.predict(test.population, **given)
                 reports.append(held_out(found.mean, found.std, test.values, size))
-                if plots is not None and draw == 0:
+                if plots is not None and draw == 0 and hint is None:
                     name = f"accuracy_{size}{'_shard' if told else ''}"
                     plot(plots, name, found.mean, found.std, test.values, "top-1, %")
             if reports:

@@ -256,12 +256,14 @@ def held_out_line(row: Row) -> str:
 
 def honest(data: Path, draws: int) -> list[Row]:
     """The winners of two objectives, mean and mean minus one standard deviation of a predictor
-    fitted on few accuracy records, of the authors' recipe fitted on the same, and of the authors'
-    own predictor, judged by models fitted on the records that none has seen: a Gaussian process,
-    and a ridge regression on the blocks. 192 px, three budgets of MACs a draw.
+    fitted on few accuracy records, the latter also with the authors' predictor as prior; of the
+    authors' recipe fitted on the same records; and of the authors' predictor itself. Judged by
+    models fitted on the records that none has seen: a Gaussian process, and a ridge regression on
+    the blocks. 192 px, three budgets of MACs a draw.
     """
     family = families.get("ofa_mbv3_w1.0")
-    labels = _labels(data, family.space)
+    labels = _labels(data, family.space).at_own_resolutions()
+    prior = read_perceptron(_authors(data), labels.space)
     space = replace(family.space, resolution=(192,))
     macs = costs.cost_tables(family, (192,))["macs"].restrict(space)
     authors = read_perceptron(_authors(data), space)
@@ -275,14 +277,17 @@ def honest(data: Path, draws: int) -> list[Row]:
             "ridge": _ridge(labels.take(rest), space),
         }
         for n in (50, 200, len(half)):
-            known = predictors.fit_accuracy(labels.take(half[:n]), test_fraction=0).on(space)
-            recipe = perceptron(labels.take(half[:n]), draw)
+            learnt = labels.take(half[:n])
+            known = predictors.fit_accuracy(learnt, test_fraction=0).on(space)
+            primed = predictors.fit_accuracy(learnt, prior=prior, test_fraction=0).on(space)
+            recipe = perceptron(learnt, draw)
             assert recipe is not None
             for budget in (150e6, 220e6, 290e6):
                 limit = Limit("macs", macs, at_most=budget)
                 objectives: dict[str, Objective] = {
                     "plain": partial(_mean, known),
                     "honest": partial(_lower, known),
+                    "primed": partial(_lower, primed),
                     "recipe": partial(recipe, space),
                     "authors": partial(_mean, authors),
                 }
@@ -331,20 +336,26 @@ def _ridge(labels: records.Labels, space: Space) -> Objective:
 
 
 def compared(rows: list[Row]) -> list[str]:
-    """How the honest objective's winners do beside the others', by judge and number of labels."""
+    """How winners do beside others', by number of labels and judge."""
+    pairs = [
+        ("honest", "plain"),
+        ("honest", "recipe"),
+        ("honest", "authors"),
+        ("primed", "authors"),
+    ]
     lines = []
-    for n, other, judge in itertools.product(
-        sorted({row["labels"] for row in rows}),
-        ("plain", "recipe", "authors"),
-        ("process", "ridge"),
+    for n, (one, other), judge in itertools.product(
+        sorted({row["labels"] for row in rows}), pairs, ("process", "ridge")
     ):
         of = {
-            by: [r[judge] for r in rows if r["labels"] == n and r["by"] == by]
-            for by in ("honest", other)
+            by: np.array([r[judge] for r in rows if r["labels"] == n and r["by"] == by])
+            for by in (one, other)
         }
-        gain = np.array(of["honest"]) - np.array(of[other])
+        gain = of[one] - of[other]
+        error = gain.std() / np.sqrt(len(gain))
         lines.append(
-            f"| {n} | {other} | {judge} | {np.mean(of['honest']):.2f} | {np.mean(of[other]):.2f}"
+            f"| {n} | {one} | {other} | {judge} | {of[one].mean():.2f} | {of[other].mean():.2f}"
+            f" | {gain.mean():+.3f} ± {error:.3f}"
             f" | {(gain > 0).sum()} better, {(gain < 0).sum()} worse of {len(gain)} |"
         )
     return lines

@@ -25,7 +25,7 @@ Groups = Mapping[str, Floats]  # name -> (n, features)
 
 _JITTER = 1e-8  # of the labels' variance, added to the diagonal
 _PRIOR_WIDTH = 1.5  # of the logarithms of variances and lengths
-_MEAN_PIVOTS, _STD_PIVOTS = 2000, 192  # records that stand for all in prediction
+_MEAN_PIVOTS, _STD_PIVOTS = 800, 192  # records that stand for all in prediction
 _CHUNK = 1024  # rows at a time in prediction: what is computed between stays in the cache
 
 
