@@ -25,11 +25,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[plot]'
 	touch $@
 
-# PyPI's `ofa`, the authors' code, is what our networks are compared with; its own requirements
-# are not needed for that.
+# PyPI's `ofa`, the authors' code, is what our networks and search are compared with; of its own
+# requirements only tqdm is needed for that.
 $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps ofa
+	$(BIN)/python -m pip install --quiet --no-deps ofa tqdm
 	touch $@
 
 clean:
