@@ -90,7 +90,7 @@ def read_text(path: Path) -> str:
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, a file was expected") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file") from None
+        raise InputError(f"{path}: not text in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
 

@@ -109,3 +109,39 @@ def test_devices_in_a_column(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has records of a, b; name one with --device"):
         run(*base)
     assert run(*base, "--device", "b")["n"] == 30
+
+
+def test_no_archs_and_levels_that_were_not_learnt(tmp_path: Path, file: Path) -> None:
+    model = tmp_path / "a.npz"
+    run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
+    lines = file.read_text().splitlines()
+    none, foreign, without = (tmp_path / f"{name}.csv" for name in ("none", "foreign", "without"))
+    none.write_text(lines[0] + "\n")
+    assert run("predict", model, none, "--out", tmp_path / "0.csv")["n"] == 0
+    records.write_csv(foreign, MINI, POPULATION[:3], {"shard": ["0", "9", ""]})
+    records.write_csv(without, MINI, POPULATION[:3], {})
+    told = run("predict", model, foreign, "--out", tmp_path / "1.csv")
+    assert told["not_learnt"] == {"shard": ["9"]}
+    assert run("predict", model, without, "--out", tmp_path / "2.csv")["not_learnt"] == {}
+    found = []
+    for name in ("1", "2"):
+        with (tmp_path / f"{name}.csv").open() as opened:
+            found.append([float(row["prediction"]) for row in csv.DictReader(opened)])
+    assert found[0][0] != pytest.approx(found[1][0], abs=0.1)
+    assert found[0][1:] == pytest.approx(found[1][1:])
+
+
+def test_what_cannot_be_an_accuracy_or_a_source(tmp_path: Path, file: Path) -> None:
+    out = tmp_path / "out.npz"
+    values = np.linspace(0.5, 0.9, 60)
+    records.write_csv(tmp_path / "share.csv", MINI, POPULATION, {"top1": values})
+    fitting = ("--space", "mbv3_mini", "--out")
+    assert (
+        run("fit", "accuracy", tmp_path / "share.csv", *fitting, tmp_path / "s.npz")["unit"] == ""
+    )
+    records.write_csv(tmp_path / "typo.csv", MINI, POPULATION, {"top1": [*values[1:], 7213]})
+    with pytest.raises(InputError, match="top1: 7213 is not between 0 and 100"):
+        run("fit", "accuracy", tmp_path / "typo.csv", *fitting, out)
+    with pytest.raises(InputError, match="latency_ms is what is fitted"):
+        run("fit", "latency", file, *fitting, out, "--source", f"{file}:other_ms,latency_ms")
+    assert not out.exists()

@@ -132,6 +132,8 @@ def test_a_front(command, predictors, tmp_path, values):
     [
         (["--limit", "macs"], "--limit: 'macs' is not NAME=VALUE"),
         (["--limit", "macs=fast"], "--limit macs: 'fast' is not a number"),
+        (["--limit", "macs=nan"], "--limit macs: 'nan' is not a finite number"),
+        (["--limit", "macs=1M...2M"], "a range is written LOW..HIGH"),
         (["--limit", "macs="], "no value"),
         (["--limit", "latency=20ms"], "names no predictor"),
         (["--limit", "latency=/no/such/file:20ms"], "/no/such/file: no such file"),

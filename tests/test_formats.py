@@ -696,7 +696,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "net.config").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert formats.read_network(tmp_path / "net.config", 64) == from_config(small_config(), 64)
     (tmp_path / "net.config").write_bytes(text.encode("utf-16"))
-    with pytest.raises(InputError, match="not a text file"):
+    with pytest.raises(InputError, match="not text in UTF-8"):
         formats.read_network(tmp_path / "net.config", 64)
 
 

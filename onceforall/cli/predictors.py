@@ -46,7 +46,7 @@ TestFraction = Annotated[
         " are used instead."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of the choice of held-out records.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the choice of held-out records.")]
 
 
 @fit.command()
@@ -81,6 +81,9 @@ def accuracy(
     _check(test_fraction)
     files.refuse_existing(out)
     labels = _labels(records, _space(space), metric, device, positive=False)
+    percent = metric.startswith("top")
+    if percent:
+        _check_share(records, labels)
     if covariates == "auto":
         used = predictors.likely_covariates(labels)
     elif covariates == "none":
@@ -92,7 +95,7 @@ def accuracy(
         labels,
         used,
         prior=hint,
-        unit="%" if metric.startswith("top") else "",
+        unit="%" if percent and labels.values.max() > 1 else "",
         test_fraction=test_fraction,
         seed=seed,
     )
@@ -178,6 +181,11 @@ def predict(
         raise InputError(f"{archs}: has a column {taken[0]!r} already; rename it")
     model = loaded.on(sheet.space)
     given = {name: sheet.columns[name] for name in model.covariate_names if name in sheet.columns}
+    foreign = {
+        name: sorted(set(given[name].tolist()) - {"", *levels})
+        for name, levels in model.covariate_levels.items()
+        if name in given
+    }
     model.predict(sheet.population[:1], **{k: v[:1] for k, v in given.items()})  # tables are made
     start = perf_counter()
     found = model.predict(sheet.population, **given)
@@ -195,11 +203,24 @@ def predict(
             "seconds": round(seconds, 4),
             "extrapolates": beyond,
             "covariates": list(given),
+            "not_learnt": {name: levels for name, levels in foreign.items() if levels},
         },
         as_json,
         f"{len(sheet.population):,} predictions of {model.metric} in {seconds:.2f} s: {out}"
-        + (f"\n{beyond:,} archs lie outside what the predictor was shown" if beyond else ""),
+        + (f"\n{beyond:,} archs lie outside what the predictor was shown" if beyond else "")
+        + "".join(
+            f"\n{name} {choices(levels)}: not learnt, the average over {name} is predicted"
+            for name, levels in foreign.items()
+            if levels
+        ),
     )
+
+
+def _check_share(path: Path, labels: Labels) -> None:
+    """Refuses an accuracy that is no share, of 100 or of 1."""
+    for value in labels.values:
+        if not 0 <= value <= 100:
+            raise InputError(f"{path}: {labels.metric}: {value:g} is not between 0 and 100 (%)")
 
 
 def _check(test_fraction: float) -> None:
@@ -236,9 +257,11 @@ def _sources(text: str, space: Space, records: Path, metric: str) -> list[Labels
     if not path.exists() and ":" in text:
         file, listed = text.rsplit(":", 1)
         path, names = Path(file), listed.split(",")
+    same = path.exists() and records.exists() and path.samefile(records)
+    if same and metric in (names or ()):
+        raise InputError(f"--source {text}: {metric} is what is fitted; name other devices'")
     if names is None:
         sheet = room.read_archs(path, space)
-        same = path.exists() and records.exists() and path.samefile(records)
         names = [n for n in sheet.latencies() if not (same and n == metric)]
         if not names:
             raise InputError(f"--source {text}: no column of it holds latencies of other devices")

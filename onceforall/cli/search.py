@@ -220,6 +220,8 @@ def _wish(typed: _Typed, unit: str | None) -> _Wish:
         several = sorted({number(part) for part in typed.amount.split(",")})
         return _Wish(typed.name, None, None, tuple(several))
     low, dots, high = typed.amount.partition("..")
+    if high.startswith("."):
+        raise InputError(f"--limit {typed.name}: {typed.amount!r}: a range is written LOW..HIGH")
     if not dots:
         return _Wish(typed.name, number(typed.amount), None, None)
     at_most = number(high) if high.strip() else None

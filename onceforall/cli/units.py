@@ -47,6 +47,8 @@ def quantity(where: str, text: str | None, unit: str | None) -> float | None:
     if not math.isfinite(value):
         raise InputError(
             f"{where}: {text!r} is not a number with a unit that fits ({choices(fitting)}, or none)"
+            if text.strip().lower() not in ("nan", "inf", "-inf")
+            else f"{where}: {text!r} is not a finite number"
         )
     return value
 

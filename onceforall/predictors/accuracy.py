@@ -20,6 +20,7 @@ from onceforall.predictors.base import (
     Floats,
     Prediction,
     Predictor,
+    check_enough,
     cross_validated,
     prefixed,
     under,
@@ -111,6 +112,10 @@ class Accuracy(Predictor):
     @property
     def covariate_names(self) -> tuple[str, ...]:
         return tuple(covariate.name for covariate in self.fitted.covariates)
+
+    @property
+    def covariate_levels(self) -> Mapping[str, Sequence[str]]:
+        return {covariate.name: covariate.levels for covariate in self.fitted.covariates}
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
         for name in covariates:
@@ -210,7 +215,7 @@ def fit_accuracy(
     Raises:
         InputError: too few labels, all the same, or a covariate of too many levels.
     """
-    _check(labels)
+    check_enough(labels, LEAST_RECORDS, "an accuracy")
     for name in covariates:
         covariate_of(labels, name)
     hint = None
@@ -224,19 +229,6 @@ def fit_accuracy(
         return _fit(part, covariates, hint, unit)
 
     return cross_validated(fit, labels, covariates, test_fraction, seed)
-
-
-def _check(labels: Labels) -> None:
-    if len(labels) < LEAST_RECORDS:
-        raise InputError(
-            f"{labels.metric}: {len(labels)} records; an accuracy predictor needs at least"
-            f" {LEAST_RECORDS}"
-        )
-    if np.ptp(labels.values) == 0:
-        raise InputError(
-            f"{labels.metric}: all {len(labels)} records are {labels.values[0]:g};"
-            " there is nothing to learn from"
-        )
 
 
 def _fit(labels: Labels, covariates: Sequence[str], prior: Predictor | None, unit: str) -> Accuracy:

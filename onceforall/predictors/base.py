@@ -123,6 +123,12 @@ class Predictor(ABC):
         """What `predict` takes beside the population."""
         return ()
 
+    @property
+    def covariate_levels(self) -> Mapping[str, Sequence[str]]:
+        """The values of each covariate that were learnt, where it is one of few values; others
+        are averaged over."""
+        return {}
+
     def on(self, space: Space) -> Self:
         """The same predictor for populations of `space`: a part of its space, at any resolutions.
 
@@ -264,20 +270,23 @@ def cross_validated(
 ) -> P:
     """What `fit` makes of all labels, with the error of what it makes of a part in `report`.
 
-    Held out is a random `test_fraction`; with fewer than 200 labels, each fifth in turn; with a
-    fraction of 0 nothing is, and there is no report.
+    Held out is a random `test_fraction` of the archs; with fewer than 200, each fifth in turn; with
+    a fraction of 0 nothing is, and there is no report. All measurements of an arch go together: to
+    foretell the second from the first would be easy.
     """
     if test_fraction == 0:
         return fit(labels)
-    n = len(labels)
+    arch = same_archs(labels)
+    n = int(arch.max()) + 1
     order = np.random.default_rng(seed).permutation(n)
     if n < FOLDS_BELOW:
-        parts = [order[i :: min(5, n)] for i in range(min(5, n))]
+        asked = [order[i :: min(5, n)] for i in range(min(5, n))]
     else:
-        parts = [order[: min(n - 1, max(1, round(n * test_fraction)))]]
+        asked = [order[: min(n - 1, max(1, round(n * test_fraction)))]]
+    parts = [np.concatenate([np.flatnonzero(arch == i) for i in archs]) for archs in asked]
     means, stds, values = [], [], []
     for part in parts:
-        rest = np.setdiff1d(np.arange(n), part)
+        rest = np.setdiff1d(np.arange(len(labels)), part)
         given = {name: labels.columns[name][part] for name in covariates}
         predicted = fit(labels.take(rest)).predict(labels.population[part], **given)
         means.append(predicted.mean)
@@ -285,9 +294,36 @@ def cross_validated(
         values.append(labels.values[part])
     whole = fit(labels)
     whole.report = held_out(
-        np.concatenate(means), np.concatenate(stds), np.concatenate(values), n - len(parts[0])
+        np.concatenate(means),
+        np.concatenate(stds),
+        np.concatenate(values),
+        len(labels) - len(parts[0]),
     )
     return whole
+
+
+def same_archs(labels: Labels) -> NDArray[np.intp]:
+    """(n,) a number for each arch, in the order in which archs come first."""
+    _, first, index = np.unique(labels.population, axis=0, return_index=True, return_inverse=True)
+    place = np.empty(len(first), np.intp)
+    place[np.argsort(first)] = np.arange(len(first))
+    return place[index.reshape(-1)]
+
+
+def check_enough(labels: Labels, least: int, what: str) -> None:
+    """Refuses labels of fewer archs than a predictor can be fitted on, or all of one value."""
+    name, archs = labels.metric, int(same_archs(labels).max(initial=-1)) + 1
+    if archs < least:
+        of = "" if archs == len(labels) else f" of {archs} archs"
+        raise InputError(
+            f"{name}: {len(labels)} records{of}; {what} predictor needs at least {least}"
+            + (" archs" if of else "")
+        )
+    if np.ptp(labels.values) == 0:
+        raise InputError(
+            f"{name}: all {len(labels)} records are {labels.values[0]:g};"
+            " there is nothing to learn from"
+        )
 
 
 FOLDS_BELOW = 200  # labels

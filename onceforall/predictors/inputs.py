@@ -63,7 +63,8 @@ class Covariate:
         scaled = LEVEL_SCALE * weights
         parts = [np.ones((len(weights), 1)), groups["size"][:, :1], groups["blocks"]]
         for name, part in zip(self.groups, parts, strict=True):
-            groups[name] = (scaled[:, :, None] * part[:, None, :]).reshape(len(weights), -1)
+            by_level = scaled[:, :, None] * part[:, None, :]
+            groups[name] = by_level.reshape(len(weights), weights.shape[1] * part.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

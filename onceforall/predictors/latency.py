@@ -21,6 +21,7 @@ from onceforall.predictors.base import (
     Floats,
     Prediction,
     Predictor,
+    check_enough,
     cross_validated,
     prefixed,
     space_from_dict,
@@ -235,25 +236,22 @@ def _order(labels: Labels) -> Floats:
 
 
 def _times(given: ArrayLike, n: int) -> Floats:
-    try:
-        return np.broadcast_to(np.asarray(given).astype(float), (n,))
-    except ValueError:
-        raise InputError(f"{ORDER}: {given!r} is not a number for each record") from None
+    cells = np.broadcast_to(np.asarray(given), (n,))
+    times = np.empty(n)
+    for row, cell in enumerate(cells):
+        try:
+            times[row] = float(cell)
+        except ValueError:
+            times[row] = np.nan
+        if not np.isfinite(times[row]):
+            raise InputError(f"{ORDER}: {str(cell)!r}, of record {row + 1}, is not a finite number")
+    return times
 
 
 def _check(labels: Labels) -> None:
-    name = labels.metric
-    if len(labels) < LEAST_RECORDS:
-        raise InputError(
-            f"{name}: {len(labels)} records; a latency predictor needs at least {LEAST_RECORDS}"
-        )
+    check_enough(labels, LEAST_RECORDS, "a latency")
     if labels.values.min() <= 0:
-        raise InputError(f"{name}: {labels.values.min():g} is not a latency above 0")
-    if np.ptp(labels.values) == 0:
-        raise InputError(
-            f"{name}: all {len(labels)} records are {labels.values[0]:g};"
-            " there is nothing to learn from"
-        )
+        raise InputError(f"{labels.metric}: {labels.values.min():g} is not a latency above 0")
 
 
 def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:

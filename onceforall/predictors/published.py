@@ -85,6 +85,7 @@ def read_table(path: Path, space: Space | None = None) -> Additive:
 def note10(path: Path, space: Space | None = None) -> Table:
     """Latency on a Samsung Note10, ms: the sum of the means of all layers. `path` is a folder of
     `<resolution>_lookup_table.yaml`, or one such file."""
+    _check_family(path, space, NOTE10_FAMILY)
     folder, there = path, {}
     if path.is_dir():
         for file in path.glob("*" + _SUFFIX):
@@ -102,7 +103,8 @@ def note10(path: Path, space: Space | None = None) -> Table:
     missing = [r for r in resolutions if r not in there]
     if missing:
         raise InputError(
-            f"{folder}: has no table for {missing[0]} px; there are {choices(sorted(there))}"
+            f"{folder}: has no table for {missing[0]} px, a resolution that is asked for; there are"
+            f" {choices(sorted(there))}"
         )
     values = {r: _means(there[r]) for r in resolutions}
 
@@ -126,9 +128,15 @@ def note10(path: Path, space: Space | None = None) -> Table:
     )
 
 
+def _check_family(path: Path, space: Space | None, family: str) -> None:
+    if space is not None and space.family != family:
+        raise InputError(f"{path}: is for {family}, not for {space.family}")
+
+
 def ultra96(path: Path, space: Space | None = None) -> Table:
     """Int8 latency on a Xilinx Ultra96, ms, at 224 px: the sum of the means of all layers. The
     pooling was not measured and counts nothing."""
+    _check_family(path, space, ULTRA96_FAMILY)
     values = {}
     reader = csv.DictReader(io.StringIO(files.read_text(path)))
     if reader.fieldnames is None or not {"block", "mean_ms"} <= set(reader.fieldnames):

@@ -77,7 +77,8 @@ def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False
     values = sheet.numbers(metric, positive=positive)
     rest = {k: v for k, v in sheet.columns.items() if k != metric}
     labels = Labels(sheet.space, metric, sheet.population, values, rest)
-    return _merged(labels, path)
+    merged = _merged(labels, path)
+    return replace(merged, warnings=sheet.warnings + merged.warnings)
 
 
 def by_device(labels: Labels) -> list[Labels]:

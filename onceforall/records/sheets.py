@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ class Sheet:
     columns: Mapping[str, Column]
     lines: NDArray[np.int64]  # (n,) line of each row in the file, counted from 1
     archs: Mapping[str, Column]
+    warnings: tuple[str, ...] = ()  # what a person should know before using it
 
     def latencies(self) -> list[str]:
         """The columns that can be latencies: numbers above 0, not a few small whole numbers."""
@@ -68,7 +70,7 @@ class Sheet:
         values = np.empty(len(self.lines))
         for row, text in enumerate(self.columns[name]):
             try:
-                values[row] = float(text)
+                values[row] = math.nan if "_" in text else float(text)
             except ValueError:
                 values[row] = math.nan
             wrong = ""
@@ -163,15 +165,17 @@ def _sheet_of_csv(path: Path, space: Space) -> Sheet:
         header = [name.strip() for name in next(reader)]
         rows, lines = [], []
         for row in reader:
-            if row:
-                rows.append(row)
+            if len(row) > 1 or "".join(row).strip():
+                rows.append([cell.strip() for cell in row])
                 lines.append(reader.line_num)
     except StopIteration:
         raise InputError(f"{path}: is empty") from None
     except csv.Error as error:
         raise InputError(f"{path} line {reader.line_num}: {error}") from None
-    if rows and not text.endswith("\n") and len(rows[-1]) < len(header):
-        rows, lines = rows[:-1], lines[:-1]  # torn by a killed writer
+    warnings: tuple[str, ...] = ()
+    if rows and not text.endswith("\n") and len(rows[-1]) < len(header):  # by a killed writer
+        warnings = (f"{path} line {lines[-1]}: is cut off and was left out",)
+        rows, lines = rows[:-1], lines[:-1]
     twice = {name for name in header if header.count(name) > 1}
     if twice:
         raise InputError(f"{path}: column {sorted(twice)[0]!r} is there twice")
@@ -191,7 +195,8 @@ def _sheet_of_csv(path: Path, space: Space) -> Sheet:
             if name not in columns:
                 raise InputError(
                     f"{path}: column {name!r} is missing; archs are given as"
-                    f" {','.join(DIGITS)} or as {ARCH}"
+                    f" {','.join(DIGITS)} or as {ARCH}, separated by commas; it has"
+                    f" {choices(header)}"
                 )
         if not as_digits(space):
             raise InputError(
@@ -200,7 +205,7 @@ def _sheet_of_csv(path: Path, space: Space) -> Sheet:
             )
         archs = {name: columns.pop(name) for name in DIGITS}
         whole, population = _of_digits(path, space, list(archs.values()), at)
-    return Sheet(path, whole, population, columns, at, archs)
+    return Sheet(path, whole, population, columns, at, archs, warnings)
 
 
 def _of_texts(
@@ -229,9 +234,10 @@ def _of_digits(
     kernels, expands, depths = digits
     resolutions = []
     for text, line in zip(columns[3], lines, strict=True):
-        if not (text.isascii() and text.isdigit() and int(text) > 0):
+        if not re.fullmatch("[1-9][0-9]{0,3}", text):
             raise InputError(
                 f"{path} line {line}: {DIGITS[3]}: {str(text)!r} is not a positive whole number"
+                " (of at most 4 digits)"
             )
         resolutions.append(int(text))
     whole = with_resolutions(space, resolutions)

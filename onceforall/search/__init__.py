@@ -97,7 +97,8 @@ def search(
         method = "guided" if method == "auto" else method
         problem.first()
         METHODS[method](problem, rng)
-    best = problem.candidate(problem.best)
+    candidates = problem.delivered(top)
+    best = candidates[0]
     return Result(
         best.arch,
         best.value,
@@ -107,7 +108,7 @@ def search(
         method,
         seed,
         certificate,
-        tuple(problem.candidate(int(i)) for i in problem.ranked()[:top]),
+        tuple(candidates[:top]),
         tuple(problem.curve),
     )
 

@@ -101,8 +101,8 @@ def pareto(
     found = []
     for problem in runs:
         problem.note()  # what the others evaluated counts as well
-        best = problem.candidate(problem.best)
-        top = tuple(problem.candidate(int(i)) for i in problem.ranked()[:TOP])
+        top = problem.delivered(TOP)
+        best = top[0]
         found.append(
             Result(
                 best.arch,
@@ -113,7 +113,7 @@ def pareto(
                 "guided" if method == "auto" else method,
                 seed,
                 None,
-                top,
+                tuple(top),
                 tuple(problem.curve),
             )
         )
