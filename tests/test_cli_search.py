@@ -8,7 +8,9 @@ import pytest
 
 from onceforall import cli, families
 from onceforall.costs import cost_tables
+from onceforall.predictors import fit_accuracy
 from onceforall.predictors.published import Additive
+from onceforall.records import Labels
 from onceforall.space import Arch
 from onceforall.tables import Place, Table
 
@@ -89,6 +91,32 @@ def test_text_says_what_was_found(command, predictors):
     assert "mbv3_mini@" in shown
     assert "peak_activation_bytes" in shown
     assert "proven" in shown
+
+
+def test_a_second_opinion_stands_beside(command, predictors, tmp_path):
+    """A linear model of the same records, another predictor where one is named; a table is asked
+    for no other opinion."""
+    rng = np.random.default_rng(0)
+    population = SPACE.sample(rng, 60)
+    values = Table.build(SPACE, gain)(population) + rng.normal(0, 0.01, 60)
+    model = fit_accuracy(Labels(SPACE, "top1", population, values), test_fraction=0)
+    model.save(tmp_path / "model.npz")
+    words = ["--limit", "macs=1.2M", "--evaluations", "500", "--json"]
+    found = {}
+    for by, more in (("linear", []), ("table", ["--check", predictors[0]])):
+        status, shown, _ = command("--accuracy", str(tmp_path / "model.npz"), *words, *more)
+        assert status == 0
+        found[by] = json.loads(shown)
+    linear, table = found["linear"], found["table"]
+    assert linear["arch"] == table["arch"]
+    assert linear["checked_by"] == "a linear model of the same records"
+    assert table["checked_by"] == predictors[0]
+    true = Table.build(SPACE, gain).of(Arch.parse(table["arch"]))
+    assert table["checked"] == pytest.approx(true)
+    assert linear["checked"] == pytest.approx(true, abs=0.2 * np.ptp(values))
+    assert linear["checked"] != linear["accuracy"]
+    status, shown, _ = command("--accuracy", predictors[0], *words)
+    assert json.loads(shown)["checked_by"] is None
 
 
 def test_resolutions_and_methods(command, predictors):

@@ -483,6 +483,21 @@ def test_real_accuracy_from_100_labels(
 
 
 @pytest.mark.data
+def test_the_second_opinion_knows_its_records(data_dir: Path) -> None:
+    """A linear model is worse than the processes, and yet no stranger to the archs."""
+    labels = accuracy_labels(data_dir)
+    order = np.random.default_rng(0).permutation(len(labels))
+    known, rest = labels.take(order[:400]), labels.take(order[400:])
+    model = predictors.fit_accuracy(known, ("shard",), test_fraction=0)
+    second = predictors.SecondOpinion(model)(rest.population)
+    report = held_out(second, None, rest.values, 400)
+    first = model.predict(rest.population).mean
+    assert report.rmse < 0.5
+    assert report.kendall_tau > 0.85
+    assert 0.02 < np.std(second - first) < 0.5
+
+
+@pytest.mark.data
 def test_the_authors_predictor_as_prior(data_dir: Path, tmp_path: Path) -> None:
     """It knows 8 resolutions, the family has 25: what the records need of it is enough."""
     labels = accuracy_labels(data_dir)

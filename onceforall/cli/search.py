@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onceforall.space import Arch, Space
 
 COSTS = ("macs", "params", "peak_activation_bytes")
+SECOND = "a linear model of the same records"
 POINTS = 8  # budgets of a front that has only its largest one
 
 
@@ -70,7 +71,8 @@ def search(
         typer.Option(
             "--check",
             metavar="P",
-            help="An independent accuracy predictor that judges what was found.",
+            help="An independent accuracy predictor that judges what was found; without one, a"
+            " model of another kind fitted on the same records does.",
             show_default=False,
         ),
     ] = None,
@@ -111,7 +113,7 @@ def search(
     typed = [_typed(text, pareto) for text in limit or ()]
     searched = _searched(space, accuracy, resolutions)
     judge = _Judge(_loaded(accuracy, searched), risk)
-    checker = None if second is None else _Judge(_loaded(second, searched), 0.0)
+    checker = _checker(judge, second, searched)
     values = {wish.name: _value(wish, searched, space) for wish in typed}
     wishes = [_wish(wish, values[wish.name][1]) for wish in typed]
     started = {"evaluations": evaluations, "seconds": seconds, "seed": seed, "method": method}
@@ -148,6 +150,7 @@ def search(
         "method": last.method,
         "seed": seed,
         "risk": judge.risk,
+        "checked_by": None if checker is None else checker.name,
     }
     if out is not None:
         _write(out, searched, [result.arch for result in found], rows)
@@ -269,7 +272,7 @@ class _Judge:
     def __init__(self, predictor: Predictor, risk: float) -> None:
         import numpy as np
 
-        self._predictor, self._np = predictor, np
+        self.predictor, self._np = predictor, np
         self.exact = getattr(predictor, "table", None)
         probe = predictor.predict(predictor.space.encode([predictor.space.largest()]))
         self.risk = risk if probe.std is not None else 0.0
@@ -279,18 +282,41 @@ class _Judge:
         return self.exact if self.exact is not None else self._lower
 
     def _lower(self, population: Any) -> Any:
-        found = self._predictor.predict(population)
+        found = self.predictor.predict(population)
         if found.std is None or self.risk == 0:
             return self._np.asarray(found.mean, float)
         return found.mean - self.risk * found.std
 
     def facts(self, arch: Arch) -> dict[str, Any]:
-        found = self._predictor.predict(self._predictor.space.encode([arch]))
+        found = self.predictor.predict(self.predictor.space.encode([arch]))
         facts: dict[str, Any] = {"accuracy": float(found.mean[0])}
         if found.std is not None:
             facts["uncertainty"] = float(found.std[0])
         facts["extrapolates"] = bool(found.extrapolates[0])
         return facts
+
+
+@dataclass(frozen=True)
+class _Checker:
+    """Who judges what was found, beside the predictor that was searched on."""
+
+    name: str
+    space: Space
+    accuracy: Callable[[Any], Any]  # of a population
+
+    def __call__(self, arch: Arch) -> float:
+        return float(self.accuracy(self.space.encode([arch]))[0])
+
+
+def _checker(judge: _Judge, second: Path | None, space: Space) -> _Checker | None:
+    """The predictor that is named; else a second opinion, where the first one has its records."""
+    from onceforall.predictors import Accuracy, SecondOpinion
+
+    if second is not None:
+        return _Checker(str(second), space, _mean_of(_loaded(second, space)))
+    if isinstance(judge.predictor, Accuracy):
+        return _Checker(SECOND, space, SecondOpinion(judge.predictor))
+    return None
 
 
 def _loaded(path: Path, space: Space) -> Predictor:
@@ -349,7 +375,7 @@ def _mean_of(predictor: Predictor) -> Callable[[Any], Any]:
 # --- results
 
 
-def _facts(found: Result | Candidate, judge: _Judge, checker: _Judge | None) -> dict[str, Any]:
+def _facts(found: Result | Candidate, judge: _Judge, checker: _Checker | None) -> dict[str, Any]:
     facts = {
         "arch": str(found.arch),
         "resolution": found.arch.resolution,
@@ -357,7 +383,7 @@ def _facts(found: Result | Candidate, judge: _Judge, checker: _Judge | None) -> 
         "limits": found.limits,
     }
     if checker is not None:
-        facts["checked"] = checker.facts(found.arch)["accuracy"]
+        facts["checked"] = checker(found.arch)
     return facts
 
 
@@ -395,6 +421,8 @@ def _text(rows: list[dict[str, Any]], data: dict[str, Any]) -> str:
         gap = data["certificate"]["gap"]
         text += "\nproven: no arch within the limits is better"
         text += "" if gap <= 1e-6 else f" by more than {gap:.3g}"
+    if data["checked_by"] is not None:
+        text += f"\nchecked: what {data['checked_by']} says of the accuracy"
     if any(row["extrapolates"] for row in rows):
         text += "\nsome of these lie outside what the predictor was shown: measure before relying"
     return text

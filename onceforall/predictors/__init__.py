@@ -24,6 +24,7 @@ from onceforall.predictors.base import (
 from onceforall.predictors.inputs import likely_covariates
 from onceforall.predictors.labelling import choose, stalled
 from onceforall.predictors.latency import Latency, fit_latency
+from onceforall.predictors.second import SecondOpinion
 from onceforall.space import Space
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Report",
+    "SecondOpinion",
     "choose",
     "fit_accuracy",
     "fit_latency",

@@ -149,6 +149,10 @@ class Accuracy(Predictor):
             groups, self._range
         )
 
+    def seen(self, population: Population) -> Groups:
+        """The groups of features that the processes see, covariates averaged over."""
+        return self._inputs.groups(population, {})[0]
+
     @property
     def _best(self) -> GP:
         """The process of the greatest weight, whose uncertainty stands for all."""
