@@ -487,10 +487,10 @@ def test_the_second_opinion_knows_its_records(data_dir: Path) -> None:
     """A linear model is worse than the processes, and yet no stranger to the archs."""
     labels = accuracy_labels(data_dir)
     order = np.random.default_rng(0).permutation(len(labels))
-    known, rest = labels.take(order[:400]), labels.take(order[400:])
+    known, rest = labels.take(order[:100]), labels.take(order[100:])
     model = predictors.fit_accuracy(known, ("shard",), test_fraction=0)
     second = predictors.SecondOpinion(model)(rest.population)
-    report = held_out(second, None, rest.values, 400)
+    report = held_out(second, None, rest.values, 100)
     first = model.predict(rest.population).mean
     assert report.rmse < 0.5
     assert report.kendall_tau > 0.85

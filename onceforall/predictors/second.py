@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from onceforall.predictors.accuracy import Accuracy
     from onceforall.predictors.features import Groups
 
+_BLOCK = 0.1  # of what a size is thought to weigh, that a single block is
+
 
 class SecondOpinion:
     """What a linear model of the predictor's records says of archs of the predictor's space."""
@@ -38,4 +40,10 @@ class SecondOpinion:
 
     @staticmethod
     def _columns(groups: Groups) -> Floats:
-        return np.hstack([values for name, values in groups.items() if name != PRIOR])
+        return np.hstack(
+            [
+                _BLOCK * values if "blocks" in name else values
+                for name, values in groups.items()
+                if name != PRIOR
+            ]
+        )
