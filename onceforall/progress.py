@@ -56,6 +56,18 @@ def bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         yield Bar(progress.update, task)
 
 
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """Says what goes on while the block runs, where its steps cannot be counted."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(description):
+        yield
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """The items, with a bar that counts them."""
     if total is None and isinstance(items, Sized):

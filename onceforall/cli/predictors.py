@@ -76,7 +76,7 @@ def accuracy(
 
     Example: onceforall fit accuracy records.csv --space ofa_mbv3_w1.0 --out accuracy.npz
     """
-    from onceforall import files, predictors
+    from onceforall import files, predictors, progress
 
     _check(test_fraction)
     files.refuse_existing(out)
@@ -91,14 +91,15 @@ def accuracy(
     else:
         used = tuple(covariates.split(","))
     hint = None if prior is None else predictors.load(prior, labels.at_own_resolutions().space)
-    predictor = predictors.fit_accuracy(
-        labels,
-        used,
-        prior=hint,
-        unit="%" if percent and labels.values.max() > 1 else "",
-        test_fraction=test_fraction,
-        seed=seed,
-    )
+    with progress.busy(f"fitting {len(labels):,} records"):
+        predictor = predictors.fit_accuracy(
+            labels,
+            used,
+            prior=hint,
+            unit="%" if percent and labels.values.max() > 1 else "",
+            test_fraction=test_fraction,
+            seed=seed,
+        )
     _finish(predictor, out, labels, as_json, covariates=list(used))
 
 
@@ -130,14 +131,15 @@ def latency(
     Example: onceforall fit latency ten.csv --space ofa_mbv3_w1.0 --metric 2080ti_1
     --source all.csv:titan_rtx_1,titan_rtx_32 --out latency.npz
     """
-    from onceforall import files, predictors
+    from onceforall import files, predictors, progress
 
     _check(test_fraction)
     files.refuse_existing(out)
     known = _space(space)
     labels = _labels(records, known, metric, device, positive=True)
     sources = [s for text in source or () for s in _sources(text, known, records, metric)]
-    predictor = predictors.fit_latency(labels, sources, test_fraction=test_fraction, seed=seed)
+    with progress.busy(f"fitting {len(labels):,} records and {len(sources)} other devices"):
+        predictor = predictors.fit_latency(labels, sources, test_fraction=test_fraction, seed=seed)
     drift = predictor.drift
     _finish(
         predictor,
@@ -169,7 +171,7 @@ def predict(
     """
     from time import perf_counter
 
-    from onceforall import files, predictors
+    from onceforall import files, predictors, progress
     from onceforall import records as room
 
     files.refuse_existing(out)
@@ -188,7 +190,8 @@ def predict(
     }
     model.predict(sheet.population[:1], **{k: v[:1] for k, v in given.items()})  # tables are made
     start = perf_counter()
-    found = model.predict(sheet.population, **given)
+    with progress.busy(f"predicting {len(sheet.population):,} archs"):
+        found = model.predict(sheet.population, **given)
     seconds = perf_counter() - start
     columns: dict[str, Any] = {**sheet.archs, **sheet.columns, "prediction": found.mean}
     if found.std is not None:

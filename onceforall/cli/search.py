@@ -100,7 +100,7 @@ def search(
     Example: onceforall search --space ofa_mbv3_w1.0 --accuracy accuracy.npz
     --limit latency=latency.npz:20ms --limit macs=300M
     """
-    from onceforall import files
+    from onceforall import files, progress
     from onceforall import search as room
 
     if not 0 <= risk < float("inf"):
@@ -121,19 +121,22 @@ def search(
         budgets, limits = _budgets(wishes, values)
         costs = {name: values[name][0] for name in budgets}
         given = {name: b for name, b in budgets.items() if b is not None}
-        found = room.pareto(
-            searched,
-            judge.objective,
-            costs,
-            budgets=given if len(given) == len(budgets) else None,
-            limits=limits,
-            **started,  # type: ignore[arg-type]
-        )
+        with progress.busy("searching"):
+            found = room.pareto(
+                searched,
+                judge.objective,
+                costs,
+                budgets=given if len(given) == len(budgets) else None,
+                limits=limits,
+                **started,  # type: ignore[arg-type]
+            )
         rows = [_facts(result, judge, checker) for result in found]
         data: dict[str, Any] = {"front": rows}
     else:
         limits = [wish.limit(*values[wish.name]) for wish in wishes]
-        found = [room.search(searched, judge.objective, limits, **started)]  # type: ignore[arg-type]
+        with progress.busy("searching"):
+            result = room.search(searched, judge.objective, limits, **started)  # type: ignore[arg-type]
+        found = [result]
         rows = [_facts(found[0], judge, checker)]
         data = dict(rows[0])
         if found[0].certificate is not None:
