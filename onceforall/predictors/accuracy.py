@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onceforall.errors import InputError, choices
 from onceforall.predictors import gp
 from onceforall.predictors.base import (
     Floats,
@@ -118,12 +117,7 @@ class Accuracy(Predictor):
         return {covariate.name: covariate.levels for covariate in self.fitted.covariates}
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
-        for name in covariates:
-            if name not in self.covariate_names:
-                raise InputError(
-                    f"covariate {name!r} was not learnt;"
-                    f" this predictor has {choices(self.covariate_names) or 'none'}"
-                )
+        self.check_covariates(covariates)
         n = len(population)
         given = {k: np.broadcast_to(np.asarray(v), (n,)) for k, v in covariates.items()}
         parts = [

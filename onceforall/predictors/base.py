@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -128,6 +128,15 @@ class Predictor(ABC):
         """The values of each covariate that were learnt, where it is one of few values; others
         are averaged over."""
         return {}
+
+    def check_covariates(self, given: Iterable[str]) -> None:
+        """Refuses a covariate that `predict` does not take."""
+        for name in given:
+            if name not in self.covariate_names:
+                raise InputError(
+                    f"covariate {name!r} was not learnt;"
+                    f" this predictor has {choices(self.covariate_names) or 'none'}"
+                )
 
     def on(self, space: Space) -> Self:
         """The same predictor for populations of `space`: a part of its space, at any resolutions.

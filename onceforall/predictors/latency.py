@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError
 from onceforall.predictors import drift as drifts
 from onceforall.predictors import gp, physics
 from onceforall.predictors.base import (
@@ -93,12 +93,7 @@ class Latency(Predictor):
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
         """With `order`, the time of measuring, at the pace of that time; else at the usual one."""
-        for name in covariates:
-            if name not in self.covariate_names:
-                raise InputError(
-                    f"covariate {name!r} was not learnt;"
-                    f" this predictor has {choices(self.covariate_names) or 'none'}"
-                )
+        self.check_covariates(covariates)
         n = len(population)
         mean, std, beyond = np.empty(n), np.empty(n), np.empty(n, bool)
         for start in range(0, n, _CHUNK):

@@ -47,7 +47,7 @@ class Additive(Predictor):
         self.space, self.metric, self.unit, self.report = table.space, table.name, table.unit, None
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
-        _refuse(covariates)
+        self.check_covariates(covariates)
         return Prediction(self.table(population), None, np.zeros(len(population), bool))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -309,7 +309,7 @@ class Perceptron(Predictor):
         self._code, self._least = _CODES[inputs](space)
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
-        _refuse(covariates)
+        self.check_covariates(covariates)
         x = self.encode(population)
         for i, (weight, bias) in enumerate(self.layers):
             x = x @ weight.T + bias
@@ -442,8 +442,3 @@ def _positions(
                 f" it has {choices(known)}"
             )
     return np.array([start + known.index(value) for value in values], np.intp)
-
-
-def _refuse(covariates: Mapping[str, ArrayLike]) -> None:
-    if covariates:
-        raise InputError(f"covariate {sorted(covariates)[0]!r} is not known to a published model")
