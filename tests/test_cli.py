@@ -222,5 +222,5 @@ def test_quantities(text: str, unit: str | None, value: float) -> None:
     + [("5ms", "%"), ("75%", "ms"), ("1kB", "joule")],
 )
 def test_bad_quantities(text: str, unit: str | None) -> None:
-    with pytest.raises(InputError, match="is not a (finite )?number"):
+    with pytest.raises(InputError, match=r"is not a (finite )?number"):
         quantity("x", text, unit)
