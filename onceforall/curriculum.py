@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onceforall.errors import InputError
+from onceforall.seeds import seed_of
 from onceforall.space import Arch, Space
 
 
@@ -30,8 +31,9 @@ class Phase:
             largest and the smallest in turns and samples the rest, each at its own resolution.
         lr: peak learning rate: linear warm-up over `warmup` steps, then cosine to 0.
         distil: weight of the distillation loss beside the labels' (0: labels only).
-        sort_channels: expand ratios formed before this phase, by which the hidden channels
-            are sorted when it begins; None: not sorted.
+        sort_channels: how many expand ratios and how many widths of each stage were in use
+            before this phase, by which the hidden channels are sorted when it begins; None: not
+            sorted.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Phase:
     rule: str = "random"
     distil: float = 0.0
     own_images: bool = False
-    sort_channels: tuple[float, ...] | None = None
+    sort_channels: tuple[int, int] | None = None
 
     @property
     def batches(self) -> int:
@@ -59,7 +61,7 @@ class Phase:
 
     def sample(self, seed: int, step: int) -> list[Arch]:
         """The archs of a step, counted over the whole run."""
-        rng = np.random.default_rng((seed, step))
+        rng = np.random.default_rng(seed_of("archs", seed, step))
         if self.rule == "sandwich":
             ends = [self.space.largest(), self.space.smallest()]
             return ends + self.space.decode(self.space.sample(rng, self.archs - 2))
@@ -121,13 +123,14 @@ def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
     if not shares:
         raise InputError("phases: none given")
     phases = []
-    opened = 1
+    longest = max(len(stage.expand) for stage in space.stages)
+    opened = widths = 1  # choices of expand ratios and of widths in use so far
     for share in shares:
-        longest = max(len(stage.expand) for stage in space.stages)
         formed = None
         if min(share.expand, longest) > opened:
-            formed = space.stages[0].expand[-opened:]
+            formed = (opened, widths)
             opened = share.expand
+        widths = max(widths, share.width)
         part = space.top(
             kernel=share.kernel, depth=share.depth, expand=share.expand, width=share.width
         )

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from onceforall.errors import InputError, choices
-from onceforall.files import cache_folder
-from onceforall.folders import PARTS, Files, read_split, short_sides
+from onceforall.files import cache_folder, read_json
+from onceforall.folders import PARTS, Files, changed, read_split, short_sides
 from onceforall.images import (
     AUGMENTATIONS,
     SMALL,
@@ -48,6 +48,7 @@ FASHION_CLASSES = (
     "bag",
     "ankle-boot",
 )
+CONTENTS = "data.json"  # in a run's folder: the `contents` of the data it was trained on
 IN_MEMORY_BYTES = 2**30  # small images up to this much are held in memory
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -87,6 +88,12 @@ class Data:
             "mean": list(self.normalisation.mean),
             "std": list(self.normalisation.std),
         }
+
+
+def changes_since(path: Path, data: Data, parts: Sequence[str] = PARTS) -> str:
+    """How the images of these parts differ from those whose `contents` a file holds, in a few
+    words; "" where they do not, or where there is no such file."""
+    return changed(read_json(path), data.contents, parts) if path.exists() else ""
 
 
 @dataclass(frozen=True)
