@@ -161,7 +161,7 @@ def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0)
     """
     missing = wanted(family.space, _archs(path), n, seed)
     groups = [missing[i : i + devices.TOGETHER] for i in range(0, len(missing), devices.TOGETHER)]
-    machine = devices.machine()
+    machine = devices.provenance(target)
     with appending(path) as file:
         for group in track(groups, "latency records"):
             networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]

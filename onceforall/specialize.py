@@ -283,7 +283,7 @@ def deliver(
         max_abs_diff=exported.max_abs_diff,
     )
     card = {**special.to_dict(), "test_images": test.n, "data": shop.data.facts()}
-    write_json(out / "card.json", {**card, **devices.machine()})
+    write_json(out / "card.json", {**card, **devices.provenance(shop.target)})
     return special
 
 

@@ -234,7 +234,7 @@ def measure(
             "runs": found.runs,
             "device": str(target),
             "arch": str(network.arch),
-            **devices.machine(),
+            **devices.provenance(target),
         },
         as_json,
         f"{found.median_ms:.4g} ms median (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g};"
