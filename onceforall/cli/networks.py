@@ -23,6 +23,14 @@ Device = Annotated[
     str, typer.Option(help="onnxruntime-cpu, torch-cpu, torch-cuda, or one of a plug-in.")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images a run.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        help="What networks are calibrated and scored on: cuda or cpu; the GPU where there is one,"
+        " if left out.",
+        show_default=False,
+    ),
+]
 Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
 
 
@@ -132,6 +140,7 @@ def evaluate(
     max_unreadable: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
     ] = 0.01,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
     """Measures the accuracy of a network.
@@ -144,8 +153,9 @@ def evaluate(
 
     if estimator not in calibration.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(calibration.ESTIMATORS)}")
+    place = paths.torch_device(on)
     network = describe(net, resolution)
-    module = weighted(net, network, weights)
+    module = weighted(net, network, weights).to(place)
     size = network.arch.resolution
     normalisation = _normalisation(mean, std, facts_of(net, weights))
     channels = network.family.in_channels
@@ -244,7 +254,7 @@ def measure(
             "runs": found.runs,
             "device": str(target),
             "arch": str(network.arch),
-            **devices.machine(),
+            **devices.provenance(target),
         },
         as_json,
         f"{found.median_ms:.4g} ms median (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g};"
