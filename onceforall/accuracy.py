@@ -75,14 +75,15 @@ def accuracy(
     limit: int | None = None,
     batch: int = BATCH,
     progress: str | None = None,
+    start: int = 0,
 ) -> Accuracy:
-    """Top-1 and top-5 of a calibrated network on images, the first `limit` of them; `progress` is
-    what to call it on a progress bar."""
-    n = len(images) if limit is None else min(limit, len(images))
+    """Top-1 and top-5 of a calibrated network on images, from number `start` on, `limit` of them at
+    most; `progress` is what to call it on a progress bar."""
+    end = len(images) if limit is None else min(start + limit, len(images))
     place = placing(network)
-    batches = images.stream(in_order(n, batch, resolution))
+    batches = images.stream(in_order(range(start, end), batch, resolution))
     if progress is not None:
-        batches = track(batches, progress, -(-n // batch))
+        batches = track(batches, progress, -(-(end - start) // batch))
     return evaluate(network, ((place(x), y) for x, y in batches))
 
 

@@ -78,8 +78,9 @@ def _score(
 ) -> None:
     images = scored_on(path, supernet, data, images)
     facts = accuracy_facts(supernet, data, images)
+    by_resolution = sorted(archs, key=lambda arch: arch.resolution)  # images are decoded once
     with appending(path) as file:
-        for arch in track(archs, "accuracy records"):
+        for arch in track(by_resolution, "accuracy records"):
             network = calibrated(supernet, arch, data)
             found = accuracy(network, arch.resolution, data.validation, images)
             add(file, Record(arch, TOP1, found.top1, "%", provenance=facts | {"images": found.n}))
@@ -101,6 +102,7 @@ def accuracy_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any
         "supernet": digest(supernet),
         "data": data.name,
         "split": "validation",
+        "images_digest": data.digest("validation"),
         "images": images,
     }
 

@@ -152,6 +152,7 @@ class Settings:
     def _check_data(self) -> None:
         _check("data: validation", self.data.validation, above=0, most=LARGEST)
         _check("data: workers", self.data.workers, least=0, most=MOST_WORKERS)
+        _check("data: unreadable", self.data.unreadable, least=0, most=1)
         if self.data.channels not in (None, 1, 3):
             raise InputError(f"data: channels: {self.data.channels}; there are 1 and 3")
         for mean in self.data.mean or ():

@@ -121,8 +121,6 @@ def load(source: Source) -> Data:
         raise InputError(
             f"data: augmentation: {source.augmentation!r}; there are {choices(AUGMENTATIONS)}"
         )
-    if not 0 <= source.unreadable <= 1:
-        raise InputError(f"data: unreadable: {source.unreadable} is not a share from 0 to 1")
     if source.name in _NAMED:
         return _NAMED[source.name](source)
     if Path(source.name).is_dir():

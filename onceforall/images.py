@@ -54,10 +54,11 @@ class Images(Protocol):
         ...
 
 
-def in_order(n: int, batch: int, resolution: int) -> Iterator[Request]:
-    """All of n images, each once, as they are evaluated."""
-    for start in range(0, n, batch):
-        yield Request(range(start, min(start + batch, n)), resolution)
+def in_order(images: range | int, batch: int, resolution: int) -> Iterator[Request]:
+    """These images (the first so many), each once, as they are evaluated."""
+    every = range(images) if isinstance(images, int) else images
+    for start in range(0, len(every), batch):
+        yield Request(every[start : start + batch], resolution)
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,8 @@ def _score(shop: Workshop, arch: Arch) -> float:
     n = shop.images
     top1 = accuracy(network, arch.resolution, images, n).top1
     shop.keep_accuracy(arch, top1)
-    rest = images.subset(range(n, len(images)))
-    others = accuracy(network, arch.resolution, rest).top1 if len(rest) else 0.0
-    shop.scores[arch] = (top1 * n + others * len(rest)) / len(images)
+    rest = accuracy(network, arch.resolution, images, start=n)
+    shop.scores[arch] = (top1 * n + rest.top1 * rest.n) / (n + rest.n)
     return top1
 
 

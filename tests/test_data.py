@@ -232,7 +232,6 @@ def test_bad_folders(tmp_path: Path, kind: str) -> None:
         (Source("no-such-thing"), "neither a folder nor one of cifar10, digits, fashion-mnist"),
         (Source("digits", validation=5000), "validation: 5000 images cannot be cut"),
         (Source("digits", augmentation="mixup"), "augmentation: 'mixup'"),
-        (Source("digits", unreadable=1.5), "unreadable: 1.5 is not a share"),
         (Source("digits", mean=(0.5,)), "mean and std go together"),
         (Source("digits", mean=(0.5,) * 3, std=(1.0,) * 3), "mean: 3 values for 1 channels"),
     ],

@@ -1,8 +1,9 @@
 """What a value was measured on, and that values of different things are not mixed in silence.
 
-A record's provenance names the supernet, the machine, the processor, the runtime. Values of
-one metric, on one device, are comparable only where all of these agree. Records written before
-these were named do not name them: they agree with each other, and with no others.
+A record's provenance names the supernet and the images (both by a digest), the machine, the
+processor, the runtime. Values of one metric, on one device, are comparable only where all of
+these agree. Records written before these were named do not name them: they agree with each
+other, and with no others.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from typing import Any
 from onceforall.errors import InputError, choices
 from onceforall.records.record import Record, read_jsonl
 
-IDENTITY = ("supernet", "data", "split", "machine", "system", "processor", "runtime")
-_LEARNT_APART = ("supernet", "machine", "system", "processor", "runtime")  # others: covariates
+IDENTITY = ("supernet", "images_digest", "machine", "system", "processor", "runtime")
 
 
 def refuse_others(path: Path, metric: str, device: str, of: Mapping[str, Any]) -> list[Record]:
@@ -41,7 +41,7 @@ def refuse_others(path: Path, metric: str, device: str, of: Mapping[str, Any]) -
 def refuse_mixed(path: Path, metric: str, columns: Mapping[str, Iterable[Any]]) -> None:
     """Raises InputError where records of a metric, given by the columns of their provenance, were
     measured on different things."""
-    for name in _LEARNT_APART:
+    for name in IDENTITY:
         values = sorted({str(value) for value in columns.get(name, ())})
         if len(values) > 1:
             raise InputError(
