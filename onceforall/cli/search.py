@@ -348,8 +348,8 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
         wanted = tuple(sorted({int(r) for r in resolutions.split(",")}))
     except ValueError:
         raise InputError(f"--resolutions: {resolutions!r} is not a list like 160,192") from None
-    if min(wanted) < 1 or len(wanted) > 127:
-        raise InputError(f"--resolutions: {resolutions!r}: 1 to 127 positive numbers are possible")
+    if min(wanted) < 1:
+        raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
     return replace(space, resolution=wanted)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onceforall.errors import InputError
 from onceforall.predictors.base import check_part
 from onceforall.predictors.physics import Terms
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 
 if TYPE_CHECKING:
     from onceforall.costs import Row
@@ -74,13 +74,13 @@ class Features:
         if self._same:
             return population
         mine = {(g.kind, g.stage, g.position): i for i, g in enumerate(self.space.genes)}
-        out = np.zeros((len(population), len(self.whole.genes)), np.int8)
+        out = np.zeros((len(population), len(self.whole.genes)), GENE)
         out[:, 0] = population[:, 0]
         for column, gene in enumerate(self.whole.genes[1:], 1):
             source = mine.get((gene.kind, gene.stage, gene.position))
             if source is not None:
                 values = self.space.genes[source].values
-                index = np.array([gene.values.index(v) for v in values], np.int8)
+                index = np.array([gene.values.index(v) for v in values], GENE)
                 out[:, column] = index[population[:, source]]
         return out
 
