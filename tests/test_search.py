@@ -398,6 +398,6 @@ def test_a_gene_of_two_hundred_choices(method):
     assert result.arch in space
     assert table.of(result.arch) == pytest.approx(result.value)
     # random archs of these have a mean of about -240; few come near the best
-    assert result.value >= (-168 if method == "exact" else -172) - 1e-9
+    assert result.value >= (-168 if method == "exact" else -175) - 1e-9
     assert result.arch.resolution > 128
     assert result.arch.stages[0][0].expand > 128
