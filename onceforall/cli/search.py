@@ -367,7 +367,7 @@ def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None
     if space.family not in families.names():
         raise InputError(f"--limit {wish.name}: {space.family} has no networks to count it on")
     family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
-    made = costs.cost_tables(family, space.resolution)[wish.name]
+    made = costs.cost_table(family, wish.name, space.resolution)
     return made.restrict(space), made.unit
 
 
