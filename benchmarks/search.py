@@ -34,7 +34,7 @@ from authors import perceptron
 from onceforall import costs, families, predictors, records
 from onceforall.predictors.published import note10, read_perceptron
 from onceforall.search import Limit, pareto, search
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 from onceforall.tables import Floats, Place, Table, places
 
 RESOLUTIONS = (160, 176, 192, 208, 224)
@@ -76,7 +76,7 @@ def published(objective: Objective, space: Space, table: Table, budget: float, s
 
         @staticmethod
         def predict_acc(archs: Sequence[dict[str, Any]]) -> Floats:
-            rows = np.zeros((len(archs), len(space.genes)), np.int8)
+            rows = np.zeros((len(archs), len(space.genes)), GENE)
             for row, arch in zip(rows, archs, strict=True):
                 row[0] = RESOLUTIONS.index(arch["image_size"])
                 for s, depth in enumerate(arch["d"]):

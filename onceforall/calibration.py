@@ -28,10 +28,13 @@ def calibrate(
     Args:
         batches: images, each (N, C, R, R) with N > 1, at the resolution the network will be used
             at.
-        estimator: "batch-mean" is the authors': the mean over images of the mean and the biased
-            variance of the image's batch. "pooled" adds the variance between the batches' means
-            to it, which makes it the variance over all images (law of total variance): the
+        estimator: "batch-mean" is the authors': the mean over values of the mean and the biased
+            variance of the value's batch. "pooled" adds the variance between the batches' means
+            to it, which makes it the variance over all values (law of total variance): the
             authors' is too small by that, the more so the smaller the batches.
+
+    A channel's values are those of all images at all positions: a batch counts by images times
+    positions, which is by its images where all are of one size.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator: {estimator!r} is not one of {ESTIMATORS}")
@@ -65,24 +68,26 @@ def calibrate(
 
 
 class _Sums:
-    """Sums over images of per-batch means, squared means and biased variances, in float64."""
+    """Sums over values of per-batch means, squared means and biased variances, in float64."""
 
     def __init__(self) -> None:
-        self.images = 0
+        self.values = 0  # of one channel
         self.mean = self.square = self.variance = torch.zeros((), dtype=torch.float64)
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)  # (C,), (C,)
+        x = inputs[0]  # (N, C) or (N, C, ...)
+        every = [d for d in range(x.dim()) if d != 1]
+        variance, mean = torch.var_mean(x.float(), dim=every, correction=0)  # (C,), (C,)
         variance, mean = variance.double().cpu(), mean.double().cpu()
-        self.images += len(x)
-        self.mean = self.mean + len(x) * mean
-        self.square = self.square + len(x) * mean * mean
-        self.variance = self.variance + len(x) * variance
+        n = x.numel() // x.shape[1]
+        self.values += n
+        self.mean = self.mean + n * mean
+        self.square = self.square + n * mean * mean
+        self.variance = self.variance + n * variance
 
     def statistics(self, pooled: bool) -> tuple[Tensor, Tensor]:
-        mean = self.mean / self.images
-        variance = self.variance / self.images
+        mean = self.mean / self.values
+        variance = self.variance / self.values
         if pooled:
-            variance = variance + (self.square / self.images - mean * mean).clamp(min=0)
+            variance = variance + (self.square / self.values - mean * mean).clamp(min=0)
         return mean, variance

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from onceforall.errors import InputError, choices
 
-Population = NDArray[np.int8]  # (n, genes), see the top of this file
+GENE = np.int16  # what an entry of a population is,
+MOST_CHOICES = np.iinfo(GENE).max  # so that a gene has at most so many choices
+Population = NDArray[GENE]  # (n, genes), see the top of this file
 
 
 @dataclass(frozen=True, order=True)
@@ -215,6 +217,13 @@ class Space:
             genes += [Gene("width", stage.width, s), Gene("depth", stage.depth, s)]
             for b in range(stage.blocks):
                 genes += [Gene("kernel", stage.kernel, s, b), Gene("expand", stage.expand, s, b)]
+        for gene in genes:
+            if len(gene.values) > MOST_CHOICES:
+                where = f"stage {gene.stage + 1}: " if gene.stage >= 0 else ""
+                raise InputError(
+                    f"space: {where}{gene.kind}: {len(gene.values)} choices;"
+                    f" at most {MOST_CHOICES} are possible"
+                )
         object.__setattr__(self, "genes", tuple(genes))
 
     # --- the space as a whole
@@ -353,13 +362,13 @@ class Space:
         """(n,) number of blocks of a stage."""
         return np.array(self.stages[stage].depth)[population[:, self._columns[stage][1]]]
 
-    def width(self, population: Population, stage: int) -> NDArray[np.int8]:
+    def width(self, population: Population, stage: int) -> NDArray[GENE]:
         """(n,) index of the width of a stage."""
         return population[:, self._columns[stage][0]]
 
     def block(
         self, population: Population, stage: int, position: int
-    ) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    ) -> tuple[NDArray[GENE], NDArray[GENE]]:
         """(n,) indices of kernel and expand of a block."""
         column = self._columns[stage][2] + 2 * position
         return population[:, column], population[:, column + 1]
@@ -375,13 +384,13 @@ class Space:
 
     def canonical(self, population: Population) -> Population:
         """The same archs with the genes of absent blocks set to 0."""
-        return np.where(self.active(population), population, 0).astype(np.int8)
+        return np.where(self.active(population), population, 0).astype(GENE)
 
     def sample(self, rng: np.random.Generator, n: int) -> Population:
         """n random archs: every gene uniform (as the paper samples), so depths are equally likely
         although there are more deep archs than shallow ones."""
         drawn = rng.integers(0, self.gene_sizes, (n, len(self.genes)), dtype=np.int64)
-        return self.canonical(drawn.astype(np.int8))
+        return self.canonical(drawn.astype(GENE))
 
     def random(self, rng: np.random.Generator) -> Arch:
         return self.decode(self.sample(rng, 1))[0]
@@ -391,7 +400,7 @@ class Space:
         are random, not 0."""
         drawn = rng.integers(0, self.gene_sizes, population.shape, dtype=np.int64)
         change = (rng.random(population.shape) < rate) | ~self.active(population)
-        return self.canonical(np.where(change, drawn, population).astype(np.int8))
+        return self.canonical(np.where(change, drawn, population).astype(GENE))
 
     def cross(self, a: Population, b: Population, rng: np.random.Generator) -> Population:
         """Uniform cross-over: each gene from either parent. A block that only one parent has is
@@ -399,7 +408,7 @@ class Space:
         take_a = rng.random(a.shape) < 0.5
         in_a, in_b = self.active(a), self.active(b)
         take_a = (take_a | ~in_b) & in_a
-        return self.canonical(np.where(take_a, a, b).astype(np.int8))
+        return self.canonical(np.where(take_a, a, b).astype(GENE))
 
     def encode(self, archs: Sequence[Arch]) -> Population:
         """The population of these archs.
@@ -407,7 +416,7 @@ class Space:
         Raises:
             InputError: names the first arch (counted from 1) that is not in the space, and why.
         """
-        population = np.zeros((len(archs), len(self.genes)), np.int8)
+        population = np.zeros((len(archs), len(self.genes)), GENE)
         for row, arch in enumerate(archs):
             try:
                 self.check(arch)

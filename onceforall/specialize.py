@@ -339,6 +339,7 @@ def deliver(
     )
     card = {
         **special.to_dict(),
+        "uncovered": list(counted.uncovered),  # operations that the costs leave out
         "test_images": test.n,
         "data": shop.data.facts(),
         "supernet": digest(shop.supernet),

@@ -14,6 +14,7 @@ gives all positions, and one look-up and one sum the values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -255,8 +256,8 @@ def evaluate(tables: Sequence[Table], population: Population) -> Floats:
     n = len(population)
     values = np.empty((len(tables), n))
     for start in range(0, n, _CHUNK):
-        rows = population[start : start + _CHUNK].astype(np.float32)
-        at = (rows @ strides).astype(np.intp)  # (chunk, parts); whole numbers below 2^24: exact
+        rows = population[start : start + _CHUNK].astype(strides.dtype)
+        at = (rows @ strides).astype(np.intp)  # (chunk, parts); whole numbers: exact
         at += starts
         for t, table in enumerate(tables):
             numbers = table.cells[at]
@@ -312,7 +313,7 @@ def _fixed_shape(space: Space) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def _layout(space: Space) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+def _layout(space: Space) -> tuple[NDArray[np.floating[Any]], NDArray[np.intp]]:
     """How genes become positions in `Table.cells`: (genes, parts) strides and (parts,) starts.
 
     The parts are the blocks and, last, the fixed rest.
@@ -332,7 +333,9 @@ def _layout(space: Space) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
             parts.append(((*shape[:3], len(stage.depth), *shape[3:]), genes))
     last = column["width", len(space.stages) - 1, -1]
     parts.append((_fixed_shape(space), [column["resolution", -1, -1], last]))
-    strides = np.zeros((len(space.genes), len(parts)), np.float32)
+    most = max(math.prod(shape) for shape, _ in parts)
+    kind = np.float32 if most <= 2**24 else np.float64  # exact for whole numbers up to that
+    strides = np.zeros((len(space.genes), len(parts)), kind)
     starts = np.zeros(len(parts), np.intp)
     start = 0
     for p, (shape, genes) in enumerate(parts):

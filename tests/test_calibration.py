@@ -34,6 +34,34 @@ def test_layers_normalise_by_their_batch_meanwhile() -> None:
     assert y.var(correction=0).item() == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (nn.BatchNorm1d, [(6, 3), (4, 3)]),
+        (nn.BatchNorm1d, [(6, 3, 5), (4, 3, 5)]),
+        (nn.BatchNorm2d, [(6, 3, 4, 5), (4, 3, 4, 5)]),
+        (nn.BatchNorm2d, [(6, 3, 4, 4), (4, 3, 8, 8)]),  # of different sizes: by their values
+        (nn.BatchNorm3d, [(6, 3, 2, 4, 5), (4, 3, 2, 4, 5)]),
+    ],
+)
+def test_batch_norms_of_any_rank(make: type[nn.Module], shapes: list[tuple[int, ...]]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        torch.randn(shape, generator=generator) * (1 + i) + 3 * i for i, shape in enumerate(shapes)
+    ]
+    flat = [x.transpose(0, 1).reshape(3, -1).double() for x in batches]  # (C, values) each
+    every = torch.cat(flat, 1)
+    norm = make(3)
+    calibrate(norm, batches)
+    torch.testing.assert_close(norm.running_mean.double(), every.mean(1))  # type: ignore[union-attr]
+    torch.testing.assert_close(norm.running_var.double(), every.var(1, correction=0))  # type: ignore[union-attr]
+    calibrate(norm, batches, "batch-mean")
+    sizes = [x.shape[1] for x in flat]
+    within = sum(n * x.var(1, correction=0) for n, x in zip(sizes, flat, strict=True)) / sum(sizes)
+    torch.testing.assert_close(norm.running_mean.double(), every.mean(1))  # type: ignore[union-attr]
+    torch.testing.assert_close(norm.running_var.double(), within)  # type: ignore[union-attr]
+
+
 def test_weights_and_modes_stay() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5)).train()
     norm = network[1]

@@ -258,3 +258,25 @@ def test_published_counts(entry: zoo.Published) -> None:
         assert rounded(rounded(millions, 1), 0) == entry.macs_millions
     else:
         assert rounded(millions, 0) == entry.macs_millions
+
+
+def test_a_plug_ins_own_type_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting it does not have is the caller's mistake; what goes wrong inside is its own."""
+
+    class Plugin:
+        name = "theirs"
+
+        @staticmethod
+        def load() -> Callable[..., object]:
+            def make(classes: int = 10) -> object:
+                return len(classes)  # type: ignore[arg-type]  # its own mistake
+
+            return make
+
+    monkeypatch.setattr(families, "entry_points", lambda group: [Plugin])
+    with pytest.raises(
+        InputError, match="family theirs: got an unexpected keyword argument 'depth"
+    ):
+        families.get("theirs", depth=3)
+    with pytest.raises(TypeError, match="object of type 'int' has no len"):
+        families.get("theirs", classes=3)

@@ -385,3 +385,19 @@ def test_what_is_delivered_is_within_its_limits_when_asked_alone() -> None:
     for result in (found, *fronts):
         assert result.limits["size"] <= budget
         assert all(candidate.limits["size"] <= budget for candidate in result.candidates)
+
+
+@pytest.mark.parametrize("method", ["evolution", "guided", "exact"])
+def test_a_gene_of_two_hundred_choices(method):
+    """The best resolution and the best expand ratio are beyond the 128th."""
+    stages = (Stage((1, 2), (3, 5), tuple(range(1, 201)), (8,)), Stage((1,), (3,), (1, 2), (16,)))
+    space = Space("wide", tuple(range(1, 201)), stages)
+    table = Table.build(space, lambda p: -abs(p.expand - 170) - 0.1 * abs(p.resolution - 190))
+    assert table.maximum()[0] == pytest.approx(-168)  # by hand: the second stage has 2 at most
+    result = search(space, table, method=method, evaluations=500)
+    assert result.arch in space
+    assert table.of(result.arch) == pytest.approx(result.value)
+    # random archs of these have a mean of about -240; few come near the best
+    assert result.value >= (-168 if method == "exact" else -175) - 1e-9
+    assert result.arch.resolution > 128
+    assert result.arch.stages[0][0].expand > 128

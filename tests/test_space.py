@@ -9,7 +9,7 @@ import pytest
 
 from onceforall import families
 from onceforall.errors import InputError
-from onceforall.space import Arch, Block, Space, Stage
+from onceforall.space import MOST_CHOICES, Arch, Block, Space, Stage
 
 TINY = Space(
     "tiny",
@@ -174,3 +174,40 @@ def test_stages_refuse_bad_choices() -> None:
 def test_enumeration_is_lazy() -> None:
     space = families.get("ofa_mbv3_w1.0").space.restrict(depth=(2,), kernel=(3,))
     assert len(list(itertools.islice(space, 5))) == 5
+
+
+def wide(**choices: int) -> Space:
+    """A space whose genes have so many choices."""
+    given = {"resolution": 2, "depth": 1, "kernel": 1, "expand": 2, "width": 1} | choices
+    values = {name: tuple(range(1, 2 * n, 2)) for name, n in given.items()}
+    resolution = values.pop("resolution")
+    return Space("wide", resolution, (Stage(**values), Stage(**values | {"depth": (1,)})))
+
+
+@pytest.mark.parametrize("name", ["resolution", "kernel", "expand", "width"])
+@pytest.mark.parametrize("n", [127, 128, 129, 200, 300])
+def test_a_gene_of_many_choices_holds_each_of_them(name: str, n: int) -> None:
+    space = wide(**{name: n})
+    rng = np.random.default_rng(n)
+    population = space.sample(rng, 40 * n)
+    columns = [i for i, gene in enumerate(space.genes) if gene.kind == name]
+    for column in columns:
+        assert set(population[:, column].tolist()) == set(range(n))
+    assert population.min() == 0
+    archs = space.decode(population)
+    assert (space.encode(archs) == population).all()
+    assert all(arch in space for arch in archs[:50])
+    mutated = space.mutate(population, rng, 0.5)
+    crossed = space.cross(population, mutated, rng)
+    for found in (mutated, crossed):
+        assert (found >= 0).all()
+        assert (found < space.gene_sizes).all()
+        assert (space.encode(space.decode(found)) == found).all()
+
+
+def test_more_choices_than_a_gene_can_hold_are_refused() -> None:
+    assert len(wide(resolution=MOST_CHOICES).genes[0].values) == 32767
+    with pytest.raises(InputError, match="space: resolution: 32768 choices; at most 32767 are"):
+        wide(resolution=MOST_CHOICES + 1)
+    with pytest.raises(InputError, match="space: stage 1: width: 40000 choices; at most 32767"):
+        wide(width=40_000)

@@ -348,8 +348,8 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
         wanted = tuple(sorted({int(r) for r in resolutions.split(",")}))
     except ValueError:
         raise InputError(f"--resolutions: {resolutions!r} is not a list like 160,192") from None
-    if min(wanted) < 1 or len(wanted) > 127:
-        raise InputError(f"--resolutions: {resolutions!r}: 1 to 127 positive numbers are possible")
+    if min(wanted) < 1:
+        raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
     return replace(space, resolution=wanted)
 
 
@@ -367,7 +367,7 @@ def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None
     if space.family not in families.names():
         raise InputError(f"--limit {wish.name}: {space.family} has no networks to count it on")
     family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
-    made = costs.cost_tables(family, space.resolution)[wish.name]
+    made = costs.cost_table(family, wish.name, space.resolution)
     return made.restrict(space), made.unit
 
 

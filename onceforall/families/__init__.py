@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any
 
 from onceforall.errors import InputError, choices
@@ -44,6 +45,7 @@ def get(name: str, **settings: Any) -> Family:
             raise InputError(f"family: {name!r} is not known; there are {choices(names())}")
         make = plugins[name].load()
     try:
-        return make(**settings)
-    except TypeError as error:
+        signature(make).bind(**settings)
+    except TypeError as error:  # only what the call gets wrong, nothing that happens inside
         raise InputError(f"family {name}: {error}") from None
+    return make(**settings)

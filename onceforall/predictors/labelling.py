@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onceforall.errors import InputError
 from onceforall.predictors.base import Floats, Predictor
 from onceforall.predictors.features import Features
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 
 _POOL = 20  # random archs to choose from, for each to be chosen
 _STRATA = 8  # of size
@@ -84,7 +84,7 @@ def _pool(space: Space, labelled: Population, size: int, rng: np.random.Generato
         pool = space.encode(list(space))
     else:
         pool = np.unique(space.sample(rng, size), axis=0)
-    known = {row.tobytes() for row in np.ascontiguousarray(labelled, np.int8)}
+    known = {row.tobytes() for row in np.ascontiguousarray(labelled, GENE)}
     fresh = np.array([row.tobytes() not in known for row in pool], bool)
     return rng.permutation(pool[fresh])
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onceforall import files
 from onceforall.errors import InputError, choices
 from onceforall.records.record import read_jsonl
-from onceforall.space import Arch, Population, Space
+from onceforall.space import GENE, Arch, Population, Space
 
 DIGITS = ("kernel_sizes", "expand_ratios", "depths", "resolution")
 ARCH = "arch"
@@ -244,7 +244,7 @@ def _of_digits(
             )
         resolutions.append(int(text))
     whole = with_resolutions(space, resolutions)
-    population = np.zeros((len(lines), len(whole.genes)), np.int8)
+    population = np.zeros((len(lines), len(whole.genes)), GENE)
     population[:, 0] = np.searchsorted(whole.resolution, resolutions)
     column, first = 1, 0
     for s, stage in enumerate(whole.stages):
@@ -308,8 +308,6 @@ def _index(
 def with_resolutions(space: Space, resolutions: Sequence[int]) -> Space:
     """The space with these resolutions added to its own."""
     every = tuple(sorted({*space.resolution, *resolutions}))
-    if len(every) > 127:  # a gene is an int8
-        raise InputError(f"{space.family}: {len(every)} different resolutions; at most 127 fit")
     return space if every == space.resolution else replace(space, resolution=every)
 
 

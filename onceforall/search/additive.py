@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
@@ -75,8 +75,8 @@ class Cells:
         self.members = np.concatenate(members)
         self.members[self.members < 0] = self.size + 1
         rest = np.zeros(len(space.resolution) + 2, int)
-        self.kernel = np.concatenate([*kernel, rest]).astype(np.int8)
-        self.expand = np.concatenate([*expand, rest]).astype(np.int8)
+        self.kernel = np.concatenate([*kernel, rest]).astype(GENE)
+        self.expand = np.concatenate([*expand, rest]).astype(GENE)
         self._strides = np.array(strides).T
 
     def places(self, population: Population) -> NDArray[np.intp]:
@@ -261,7 +261,7 @@ def _priced(
 def _rows(space: Space, chosen: NDArray[np.intp], resolutions: NDArray[np.intp]) -> Population:
     """The archs that `_priced` chose: for each stage, the last first, width, depth and blocks."""
     where = cells(space)
-    rows = np.zeros((*chosen.shape[:-1], len(space.genes)), np.int8)
+    rows = np.zeros((*chosen.shape[:-1], len(space.genes)), GENE)
     rows[..., 0] = resolutions
     at, column = 0, len(space.genes)
     for stage in reversed(space.stages):

@@ -19,7 +19,7 @@ from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onceforall.search.problem import Limit
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
@@ -202,7 +202,7 @@ class _Program:
 
     def _row(self, r: int, x: Floats) -> Population:
         """(1, genes) the arch that the variables describe."""
-        row = np.zeros((1, len(self._space.genes)), np.int8)
+        row = np.zeros((1, len(self._space.genes)), GENE)
         row[0, 0] = r
         column = 1
         for stage, path, depth, blocks in zip(

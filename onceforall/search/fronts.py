@@ -26,7 +26,7 @@ from onceforall.search.problem import (
     Result,
     check_seed,
 )
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 from onceforall.tables import Table
 
 EVALUATIONS = 1200  # a budget, where nothing else is said
@@ -208,7 +208,7 @@ def _nsga2(
 
     class Trade(Goals):
         def _evaluate(self, x: Population, out: dict[str, Floats], *args: object) -> None:
-            rows = space.canonical(x.astype(np.int8))
+            rows = space.canonical(x.astype(GENE))
             at = archive.evaluate(rows)
             out["F"] = np.column_stack(
                 [-archive.values[at], *(cost(rows) for cost in costs.values())]

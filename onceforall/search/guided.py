@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onceforall.search import evolution
 from onceforall.search.additive import Cells, Costs, Regression, best_archs, cells
 from onceforall.search.problem import Problem
-from onceforall.space import Population, Space
+from onceforall.space import GENE, Population, Space
 from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
@@ -165,7 +165,7 @@ class Guided:
         """One drawn at random: the n-th by its best arch so far with a chance of 1/n."""
         ranked = self._archive.population[self._problem.ranked(), 0]
         first = np.unique(ranked, return_index=True)
-        found: NDArray[np.int8] = first[0][np.argsort(first[1])]  # the best first
+        found: Population = first[0][np.argsort(first[1])]  # the best first
         chance = 1 / np.arange(1, len(found) + 1)
         return int(self._rng.choice(found, p=chance / chance.sum()))
 
@@ -288,7 +288,7 @@ def _templates(
             for k, e in np.ndindex(len(stage.kernel), len(stage.expand)):
                 found.append((place, {start + 2 * b: k, start + 2 * b + 1: e} | more))
         column = start + 2 * stage.blocks
-    values = np.full((len(found), len(space.genes)), -1, np.int8)
+    values = np.full((len(found), len(space.genes)), -1, GENE)
     for line, (_, genes) in zip(values, found, strict=True):
         line[list(genes)] = list(genes.values())
     return values >= 0, values, np.array([place for place, _ in found], np.intp)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.errors import InputError
-from onceforall.space import Arch, Population, Space
+from onceforall.space import GENE, Arch, Population, Space
 from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
@@ -163,7 +163,7 @@ class Archive:
         rng = np.random.default_rng(20)
         self._code = rng.integers(-(2**63), 2**63 - 1, len(space.genes), dtype=np.int64)
         self._index: dict[int, int] = {}
-        self._population = np.zeros((1024, len(space.genes)), np.int8)
+        self._population = np.zeros((1024, len(space.genes)), GENE)
         self._values = np.zeros(1024)
 
     def __len__(self) -> int:
@@ -222,7 +222,7 @@ class Archive:
     def _reserve(self, n: int) -> None:
         if n > len(self._values):
             size = max(n, 2 * len(self._values))
-            population = np.zeros((size, self._population.shape[1]), np.int8)
+            population = np.zeros((size, self._population.shape[1]), GENE)
             population[: len(self)] = self.population
             values = np.zeros(size)
             values[: len(self)] = self.values
