@@ -29,6 +29,14 @@ MOST_CHOICES = np.iinfo(GENE).max  # so that a gene has at most so many choices
 Population = NDArray[GENE]  # (n, genes), see the top of this file
 
 
+class ResolutionError(InputError):
+    """Something is not known at a resolution of a space; `known` are those it is known at."""
+
+    def __init__(self, message: str, known: Sequence[int]) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+
+
 @dataclass(frozen=True, order=True)
 class Block:
     """One block: depthwise kernel size, ratio of hidden to input channels, output channels."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from onceforall.errors import InputError
 from onceforall.files import read_json, write_json
-from onceforall.space import Arch, Block, Population, Space, Stage
+from onceforall.space import Arch, Block, Population, ResolutionError, Space, Stage
 
 Floats = NDArray[np.float64]
 Reduce = Literal["sum", "max"]
@@ -130,7 +130,11 @@ class Table:
             raise InputError(
                 f"table {self.name} is for {self.space.family}, not for {space.family}"
             )
-        r = _positions(space.resolution, self.space.resolution, f"table {self.name}: resolution")
+        held = self.space.resolution
+        try:
+            r = _positions(space.resolution, held, f"table {self.name}: resolution")
+        except InputError as error:
+            raise ResolutionError(str(error), held) from None
         before = [0]
         blocks = []
         for s, (small, large) in enumerate(zip(space.stages, self.space.stages, strict=True)):

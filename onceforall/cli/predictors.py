@@ -93,7 +93,9 @@ def accuracy(
         used = ()
     else:
         used = tuple(covariates.split(","))
-    hint = None if prior is None else predictors.load(prior, labels.at_own_resolutions().space)
+    hint = None
+    if prior is not None:
+        hint = predictors.load(prior, labels.at_own_resolutions().space, prior=True)
     with progress.busy(f"fitting {len(labels):,} records"):
         predictor = predictors.fit_accuracy(
             labels,
