@@ -345,8 +345,8 @@ def open_image(path: Path, channels: int) -> Any:
 
 
 def _eight_bits(image: Any) -> Any:
-    """A grey image of 16 bits with the upper eight of them, which is what PIL itself takes of 16-bit
-    colours. Of grey it would cut off values at 255, and nearly all would be white."""
+    """A grey image of 16 bits with the upper eight of them, as PIL itself does with 16-bit colours.
+    Of grey it would cut off values at 255, and nearly all would be white."""
     from PIL import Image
 
     if not image.mode.startswith("I;16"):
