@@ -62,6 +62,7 @@ def specialize(
     """
     from onceforall.devices import Target
     from onceforall.runs import open_run
+    from onceforall.specialize import refuse_impossible
     from onceforall.specialize import specialize as make
     from onceforall.workshop import open_workshop
 
@@ -72,6 +73,8 @@ def specialize(
         if (folder / str(limits)).exists():
             raise InputError(f"{folder / str(limits)}: exists already; name another --out")
     opened = open_run(run, data)
+    for limits in wanted:
+        refuse_impossible(opened.supernet.family, limits)
     shop = open_workshop(
         opened,
         opened.data(),
@@ -161,7 +164,7 @@ def network_table(rows: list[dict[str, Any]]) -> str:
         [
             row["name"],
             f"{row['params'] / 1000:.1f}k",
-            f"{row['macs'] / 1e6:.2f}M",
+            f"{'at least ' if row['uncovered'] else ''}{row['macs'] / 1e6:.2f}M",
             f"{row['top1_predicted']:.2f}",
             f"{row['top1_validation']:.2f}",
             f"{row['top1_test']:.2f}",
