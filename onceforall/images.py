@@ -45,6 +45,7 @@ class Images(Protocol):
     """What training, calibration and evaluation know of images."""
 
     labels: list[int]
+    unreadable: list[Path]  # files that were found damaged so far, and left out
 
     def __len__(self) -> int: ...
 
@@ -90,6 +91,7 @@ class MemoryImages:
     labels: list[int]
     normalisation: Normalisation
     augmentation: str = "none"
+    unreadable: list[Path] = field(default_factory=list)  # files that are not among them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -388,7 +390,8 @@ def in_memory(files: FileImages, size: int) -> MemoryImages:
             continue
         pixels[len(labels)] = as_bytes(center(image, size, 1.0))
         labels.append(label)
-    return MemoryImages(pixels[: len(labels)], labels, files.normalisation, files.augmentation)
+    pixels = pixels[: len(labels)]
+    return MemoryImages(pixels, labels, files.normalisation, files.augmentation, unreadable)
 
 
 def center(image: Any, resolution: int, crop: float | None = None) -> Any:

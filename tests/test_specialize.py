@@ -84,7 +84,7 @@ class OneLeftOut:
     """Images of which the first cannot be read."""
 
     def __init__(self, images: Images) -> None:
-        self.images, self.labels = images, images.labels
+        self.images, self.labels, self.unreadable = images, images.labels, images.unreadable
 
     def __len__(self) -> int:
         return len(self.images)
