@@ -70,6 +70,13 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            for value in values:
+                if not math.isfinite(value) or (name == "std" and value <= 0):
+                    wanted = "a finite number" if name == "mean" else "a finite number above 0"
+                    raise InputError(f"{name}: {value:g} is not {wanted}")
+
     def __call__(self, x: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, dtype=x.dtype).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=x.dtype).view(-1, 1, 1)

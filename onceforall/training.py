@@ -63,12 +63,19 @@ class Outcome:
 
 
 def train(
-    run: Path, settings: Settings, data: Data, *, resume: bool = False, group: Group | None = None
+    run: Path,
+    settings: Settings,
+    data: Data,
+    *,
+    resume: bool = False,
+    group: Group | None = None,
+    about: str = "",
 ) -> Outcome:
     """Trains a supernet in the folder `run`; with `resume`, goes on with the run that is there,
     which is nothing where it has been trained to its end.
 
-    PyTorch's random state and its number of threads are as before when it returns.
+    PyTorch's random state and its number of threads are as before when it returns. `about` is said
+    before the first step, once nothing speaks against it.
 
     Raises:
         InputError: the folder holds a run already (without `resume`), or one with other settings.
@@ -78,9 +85,11 @@ def train(
     _check_folder(run, settings, data, resume)
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), _threads(settings.threads):
-        started = _Run(run, settings, data, group)  # what cannot be trained leaves no folder
+        work = _Run(run, settings, data, group)  # what cannot be trained leaves no folder
         _prepare_folder(run, settings, data, group)
-        return started.go()
+        if about and group.first:
+            say(about)
+        return work.go()
 
 
 @contextmanager
