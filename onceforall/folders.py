@@ -74,7 +74,7 @@ def read_split(root: Path, validation: int | None = None) -> Split:
 
     Raises:
         InputError: no class folders, a class without images, a class that training does not have,
-            one class only, or more validation images than there are.
+            one class only, more validation images than there are, or none.
     """
     there = {part for part in ("train", "val", "test") if (root / part).is_dir()}
     files, classes = list_folder(root / "train" if "train" in there else root)
@@ -101,6 +101,12 @@ def read_split(root: Path, validation: int | None = None) -> Split:
     else:
         share = min(SHARE, MOST_VALIDATION / len(files))
         cut, rest = _cut(files.labels, places, taken, taken + (1 - taken) * share)
+    for part, name in ((held, "the test"), (files.take(cut), "validation")):
+        if not len(part):
+            raise InputError(
+                f"{root}: has too few images: none is for {name}, as a class needs two for the test"
+                " and training, and three for validation, too"
+            )
     return Split(files.take(rest), files.take(cut), held, classes)
 
 

@@ -56,6 +56,15 @@ def test_a_photo_more_moves_no_other(tmp_path: Path, layout: str) -> None:
     assert added.count("validation") > 0
 
 
+@pytest.mark.parametrize(("images", "lacking"), [(1, "the test"), (2, "validation")])
+def test_a_part_without_images_is_refused(tmp_path: Path, images: int, lacking: str) -> None:
+    """Every network would score 0% on it."""
+    with pytest.raises(InputError, match=f"too few images: none is for {lacking}, "):
+        read_split(touch(tmp_path / "few", {"cat": images, "dog": images}))
+    split = read_split(touch(tmp_path / "enough", {"cat": 3, "dog": images}))
+    assert all(len(getattr(split, part)) for part in PARTS)
+
+
 def test_hidden_files_are_no_images_of_the_class(tmp_path: Path) -> None:
     touch(tmp_path, {"cat": 3, "cat/old": 1, "cat/.ipynb_checkpoints": 2, ".git": 1, "dog": 2})
     (tmp_path / "dog" / "._photo-0.jpg").touch()
