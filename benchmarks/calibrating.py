@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.calibration import ESTIMATORS, calibrate
-from onceforall.data import list_folder, load
+from onceforall.data import load
+from onceforall.folders import list_folder
 from onceforall.formats import read_network, read_weights
 from onceforall.images import FileImages, Images, Normalisation, Request
 from onceforall.runs import open_run
@@ -110,8 +111,10 @@ def of_published(folder: Path) -> list[Case]:
     config = folder / "proxyless" / "proxyless-w0.3-r176_imagenet.json"
     described = read_network(config)
     network = read_weights(config.with_suffix(".pth"), *described)
-    paths, labels, _ = list_folder(folder / "imagenet_samples" / "val")
-    images = FileImages(paths, labels, Normalisation((0.5,) * 3, (0.5,) * 3), 3, workers=0)
+    files, _ = list_folder(folder / "imagenet_samples" / "val")
+    images = FileImages(
+        files.paths, files.labels, Normalisation((0.5,) * 3, (0.5,) * 3), 3, workers=0
+    )
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     halves = [taken(images, part, 176) for part in (order[::2], order[1::2])]
     return [Case(network, halves[i][0], *halves[1 - i]) for i in (0, 1)]
@@ -120,7 +123,7 @@ def of_published(folder: Path) -> list[Case]:
 def of_run(folder: Path, archs: int) -> list[Case]:
     """Sub-networks as they are extracted: with no statistics of their own."""
     run = open_run(folder)
-    data = load(run.source, max(run.supernet.space.resolution))
+    data = load(run.source)
     rng = np.random.default_rng(0)
     cases = []
     for _ in range(archs):

@@ -1,11 +1,17 @@
-"""Sub-networks of a supernet against the same archs trained alone.
+"""Sub-networks of one supernet against the same archs trained alone, on equal terms.
 
-Each arch is trained from scratch on the same images, for as many gradient steps as the
-whole supernet took (all phases together), every one of them its own; with the batch
-size, optimiser, label smoothing and seed of the supernet and the learning rate of its
-first phase. Both kinds are calibrated and evaluated alike on the test set.
+Both sides draw the same number of training images, `--length` times those of the recipe, with
+the same batch size, optimiser, label smoothing and augmentation. A length of 1 compares at equal
+images; at the length where another doubling gains nothing, both are trained to convergence. The
+learning rate of each side is chosen on validation images (`tune`), with a seed that is used for
+nothing else. Archs are drawn at random, anew for each seed, by a generator that training does not
+use. The test images are scored once, at the end (`score`).
 
-    python benchmarks/independent.py --seeds 0 1 2 --out independent.json
+    python benchmarks/independent.py tune OUT --seed 100
+    python benchmarks/independent.py train OUT --seeds 1 2 3 4 5 --factor 1 --lr 0.2 --length 1
+    python benchmarks/independent.py score OUT
+
+`train` goes on where it was stopped: networks that are in OUT are not trained again.
 """
 
 from __future__ import annotations
@@ -13,13 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import nn
 
 from onceforall import config, data, training
@@ -32,46 +39,108 @@ from onceforall.accuracy import (
 )
 from onceforall.calibration import calibrate
 from onceforall.config import Settings
-from onceforall.curriculum import curriculum
+from onceforall.curriculum import Curriculum, curriculum
 from onceforall.families import Family
 from onceforall.files import write_json
-from onceforall.images import Request
+from onceforall.images import Images, Request
 from onceforall.losses import supervised
 from onceforall.progress import say, track
 from onceforall.runs import open_run
+from onceforall.scale import family_of
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
+from onceforall.weights import load_network, save_network
+
+FACTORS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's learning rates
+RATES = (0.1, 0.2, 0.4, 0.8)  # peak learning rates of a lone network, a batch of 128
+WARMUP = 0.1  # share of a lone network's steps, as in the recipe
+Row = dict[str, Any]
+TUNED_ON = 12  # random sub-networks whose mean validation top-1 a supernet is tuned by
 
 
-def archs_of(family: Family) -> dict[str, Arch]:
-    """Smallest, middle and largest."""
-    space = family.space
-    middle = space.restrict(
-        depth=[s.depth[len(s.depth) // 2] for s in space.stages],
-        expand=[s.expand[len(s.expand) // 2] for s in space.stages],
-    ).largest()
-    return {
-        "smallest": space.smallest(),
-        "middle": replace(middle, resolution=space.resolution[len(space.resolution) // 2]),
-        "largest": space.largest(),
-    }
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("tune", "train", "score"):
+        command = commands.add_parser(name)
+        command.add_argument("out", type=Path)
+        if name == "score":
+            continue
+        command.add_argument("--recipe", default="small")
+        command.add_argument("--length", type=float, default=1.0, help="of the recipe")
+        command.add_argument("--archs", type=int, default=2, help="drawn for a seed")
+        command.add_argument("--only", choices=("supernet", "alone"), help="one side")
+        command.add_argument("--changes", nargs="*", default=[], help="key=value, of the recipe")
+        if name == "tune":
+            command.add_argument("--seed", type=int, default=100)
+            command.add_argument("--factors", type=float, nargs="*", default=FACTORS)
+            command.add_argument("--rates", type=float, nargs="*", default=RATES)
+        else:
+            command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+            command.add_argument("--factor", type=float, required=True, help="of learning rates")
+            command.add_argument("--lr", type=float, required=True, help="of lone networks")
+    given = parser.parse_args()
+    {"tune": tune, "train": train, "score": score}[given.command](given)
 
 
-def train_alone(settings: Settings, found: data.Data, arch: Arch, steps: int) -> nn.Module:
-    """An arch trained from scratch, by itself."""
-    family = training.family_of(settings, found)
-    generator = torch.Generator().manual_seed(settings.seed)
-    network = SuperNet(family, generator).extract(arch).train()
+# --- the two sides
+
+
+def settings_of(given: argparse.Namespace, seed: int, factor: float) -> Settings:
+    """The recipe, `length` times as long, its learning rates times `factor`."""
+    settings = config.load(given.recipe, [*given.changes, f"seed={seed}"])
+    phases = []
+    for phase in settings.phases:
+        if phase.steps is None:
+            raise SystemExit(f"{given.recipe}: phase {phase.name} is not given in steps")
+        steps = max(1, round(phase.steps * given.length))
+        phases.append(replace(phase, steps=steps, lr=phase.lr * factor))
+    return replace(settings, phases=tuple(phases))
+
+
+def images_of(settings: Settings, found: data.Data) -> int:
+    """Training images that the supernet draws, over all phases; each draw counts."""
+    plan = _curriculum(settings, found)
+    return plan.batches_before(plan.steps) * settings.batch_size
+
+
+def _curriculum(settings: Settings, found: data.Data) -> Curriculum:
+    shares = [phase.share(len(found.train), settings.batch_size) for phase in settings.phases]
+    return curriculum(family_of(settings, found).space, shares)
+
+
+def archs_of(family: Family, seed: int, n: int) -> list[Arch]:
+    """Sub-networks drawn at random: every choice uniform, none favoured."""
+    return family.space.decode(family.space.sample(np.random.default_rng((seed, 20)), n))
+
+
+def supernet_of(folder: Path, settings: Settings, found: data.Data) -> SuperNet:
+    """The trained supernet in a folder; trained there first, or gone on with."""
+    if not (folder / "supernet.safetensors").exists():
+        training.train(folder, settings, found, resume=(folder / "settings.json").exists())
+    return open_run(folder).supernet
+
+
+def train_alone(
+    settings: Settings, found: data.Data, arch: Arch, images: int, lr: float
+) -> nn.Module:
+    """An arch trained from scratch, by itself, on that many images; calibrated."""
+    family = family_of(settings, found)
+    network = SuperNet(family, torch.Generator().manual_seed(settings.seed)).extract(arch).train()
     network.to(memory_format=torch.channels_last)
-    first = replace(settings.phases[0], steps=steps, epochs=None)
-    phase = curriculum(family.space, [first.share(len(found.train), settings.batch_size)]).phases[0]
+    steps = images // settings.batch_size
+    alone = config.PhaseSettings("alone", lr=lr, steps=steps, warmup=WARMUP)
+    plan = curriculum(family.space, [alone.share(len(found.train), settings.batch_size)])
+    phase = plan.phases[0]
     optimizer = training.sgd(network, settings)
     place = placing(network)
     stream = found.train.stream(_batches(settings, len(found.train), arch.resolution, steps))
-    for step, (images, labels) in enumerate(track(stream, "alone", steps)):
+    for step, (batch, labels) in enumerate(track(stream, "alone", steps)):
         for group in optimizer.param_groups:
             group["lr"] = phase.learning_rate(step)
-        loss = supervised(network(place(images)), labels, settings.label_smoothing)
+        loss = supervised(network(place(batch)), labels, settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -79,7 +148,8 @@ def train_alone(settings: Settings, found: data.Data, arch: Arch, steps: int) ->
     return calibrate(network, batches)
 
 
-def _batches(settings: Settings, n: int, resolution: int, steps: int) -> Any:
+def _batches(settings: Settings, n: int, resolution: int, steps: int) -> Iterator[Request]:
+    """Epoch after epoch, each in an order of its own."""
     per_epoch = n // settings.batch_size
     order: list[int] = []
     for step in range(steps):
@@ -90,61 +160,117 @@ def _batches(settings: Settings, n: int, resolution: int, steps: int) -> Any:
         yield Request(indices, resolution, settings.seed * 1_000_003 + step * 64)
 
 
-def compare(settings: Settings, found: data.Data, folder: Path) -> list[dict[str, Any]]:
-    """One seed: a row an arch."""
-    outcome = training.train(folder, settings, found)
-    supernet = open_run(folder).supernet
-    rows = []
-    for name, arch in archs_of(supernet.family).items():
-        lent = calibrated(supernet, arch, found)
-        shared = accuracy(lent, arch.resolution, found.test).top1
-        alone = accuracy(
-            train_alone(settings, found, arch, outcome.steps), arch.resolution, found.test
-        ).top1
-        row = {"arch": name, "seed": settings.seed, "supernet": shared, "alone": alone}
-        say(f"{name}, seed {settings.seed}: {shared:.2f}% in the supernet, {alone:.2f}% alone")
-        rows.append({**row, "spec": str(arch), "steps": outcome.steps})
-    return rows
+# --- the commands
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: means and standard deviations over the seeds."""
-    lines = [
-        "| arch | in the supernet | trained alone | difference |",
-        "|---|---|---|---|",
-    ]
-    for name in dict.fromkeys(row["arch"] for row in rows):
-        mine = [row for row in rows if row["arch"] == name]
-        cells = [_spread([row[k] for row in mine]) for k in ("supernet", "alone")]
-        difference = _spread([row["supernet"] - row["alone"] for row in mine], sign=True)
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {difference} |")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float], sign: bool = False) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{'+' if sign else ''}.2f} ± {deviation:.2f}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--recipe", default="small")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, help="a JSON file of all rows")
-    parser.add_argument("changes", nargs="*", help="key=value changes of the recipe")
-    given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for seed in given.seeds:
-        settings = config.load(given.recipe, [*given.changes, f"seed={seed}"])
+def tune(given: argparse.Namespace) -> None:
+    """Validation top-1 of each side at each learning rate; no test image is seen."""
+    for factor in given.factors if given.only != "alone" else ():
+        settings = settings_of(given, given.seed, factor)
         found = data.load(settings.data)
-        with tempfile.TemporaryDirectory() as folder:
-            rows += compare(settings, found, Path(folder) / "run")
-    if given.out is not None:
-        write_json(given.out, rows)
-    print(json.dumps({"steps": rows[0]["steps"], "seeds": given.seeds}))
-    print(table(rows))
+        folder = given.out / f"tune-{given.recipe}-{given.seed}-x{given.length:g}-{factor:g}"
+        supernet = supernet_of(folder, settings, found)
+        archs = archs_of(supernet.family, given.seed, TUNED_ON)
+        tops = [_scored(calibrated(supernet, a, found), a, found.validation) for a in archs]
+        row = {"side": "supernet", "recipe": given.recipe, "length": given.length}
+        row |= {"factor": factor, "validation": statistics.mean(tops)}
+        _note(given.out, row | {"images": images_of(settings, found)})
+    for i in range(given.archs if given.only != "supernet" else 0):
+        for rate in given.rates:
+            settings = settings_of(given, given.seed, 1.0)
+            found = data.load(settings.data)
+            images = images_of(settings, found)
+            arch = archs_of(family_of(settings, found), given.seed, given.archs)[i]
+            network = train_alone(settings, found, arch, images, rate)
+            top1 = _scored(network, arch, found.validation)
+            row = {"side": "alone", "arch": str(arch), "length": given.length, "lr": rate}
+            _note(given.out, row | {"validation": top1, "images": images})
+
+
+def train(given: argparse.Namespace) -> None:
+    """Networks of both sides, as files in OUT; what they score on test is not looked at."""
+    for seed in given.seeds:
+        settings = settings_of(given, seed, given.factor)
+        found = data.load(settings.data)
+        images = images_of(settings, found)
+        family = family_of(settings, found)
+        here = given.out / f"x{given.length:g}" / f"seed{seed}"
+        archs = archs_of(family, seed, given.archs)
+        facts = {"seed": seed, "images": images, "length": given.length, "lr": given.lr}
+        facts |= {"factor": given.factor, "recipe": given.recipe, "data": settings.data.name}
+        if given.only != "alone":
+            supernet = supernet_of(here / "supernet", settings, found)
+            for i, arch in enumerate(archs):
+                path = here / f"shared-{i}.safetensors"
+                if not path.exists():
+                    network = calibrated(supernet, arch, found)
+                    save_network(path, network, family, arch, facts)
+        for i, arch in enumerate(archs if given.only != "supernet" else ()):
+            path = here / f"alone-{i}.safetensors"
+            if not path.exists():
+                alone = train_alone(settings, found, arch, images, given.lr)
+                save_network(path, alone, family, arch, facts)
+
+
+def score(given: argparse.Namespace) -> None:
+    """Every network in OUT on the test images, once; a table for each length."""
+    rows = []
+    for shared in sorted(given.out.glob("x*/seed*/shared-*.safetensors")):
+        alone = shared.with_name(shared.name.replace("shared", "alone"))
+        if not alone.exists():
+            say(f"{alone}: not trained yet; left out")
+            continue
+        network, arch, facts = load_network(shared)
+        found = data.load(data.Source(facts["data"]))
+        row = {k: facts[k] for k in ("seed", "length", "images", "factor", "lr")}
+        row |= {"arch": str(arch), "supernet": _scored(network, arch, found.test)}
+        row["alone"] = _scored(load_network(alone)[0], arch, found.test)
+        rows.append(row)
+    if not rows:
+        raise SystemExit(f"{given.out}: no pair of networks in it")
+    write_json(given.out / "scores.json", rows)
+    for length in sorted({row["length"] for row in rows}):
+        mine = [row for row in rows if row["length"] == length]
+        print(f"\nlength {length:g}: {mine[0]['images']:,} images each\n{table(mine)}")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: each pair, then means; the interval is Student's over the seeds' means."""
+    lines = ["| seed | arch | supernet | alone | difference |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [f"{row['supernet']:.2f}", f"{row['alone']:.2f}"]
+        cells.append(f"{row['supernet'] - row['alone']:+.2f}")
+        lines.append(f"| {row['seed']} | {row['arch']} | {' | '.join(cells)} |")
+    seeds = sorted({row["seed"] for row in rows})
+    means = [[_mean(rows, seed, side) for seed in seeds] for side in ("supernet", "alone")]
+    differences = [a - b for a, b in zip(*means, strict=True)]
+    cells = [f"{statistics.mean(m):.2f}" for m in means]
+    cells.append(f"{statistics.mean(differences):+.2f} ± {_half_width(differences):.2f}")
+    return "\n".join([*lines, f"| mean | 95% over {len(seeds)} seeds | {' | '.join(cells)} |"])
+
+
+def _mean(rows: Sequence[Row], seed: int, side: str) -> float:
+    return statistics.mean(row[side] for row in rows if row["seed"] == seed)
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Of the 95% interval of a mean."""
+    if len(values) < 2:
+        return float("nan")
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return float(stats.t.ppf(0.975, len(values) - 1)) * error
+
+
+def _scored(network: nn.Module, arch: Arch, images: Images) -> float:
+    return accuracy(network, arch.resolution, images).top1
+
+
+def _note(out: Path, row: Row) -> None:
+    """A line on the terminal and in OUT/tuning.jsonl."""
+    say(json.dumps(row))
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "tuning.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -149,17 +149,32 @@ def load(config: str, changes: Sequence[str] = ()) -> Settings:
         text = read_text(Path(config))
     data = _yaml(text, config)
     for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"{change!r} is not of the form key=value")
-        _set(data, key.split("."), _yaml(value, change), change)
+        _change(data, change)
     return from_dict(data, config)
+
+
+def source_of(changes: Sequence[str]) -> Source:
+    """The data that changes such as `data.name=/images` ask for; Fashion-MNIST where none do."""
+    data: dict[str, Any] = {"data": {"name": "fashion-mnist"}}
+    for change in changes:
+        if change.startswith(("data.", "data=")):
+            _change(data, change)
+    source: Source = _parse(Source, data["data"], "data")
+    return source
 
 
 def from_dict(data: Any, where: str) -> Settings:
     """Raises InputError: unknown keys, wrong types, contradictions."""
     settings: Settings = _parse(Settings, data, where)
     return settings
+
+
+def _change(data: Any, change: str) -> None:
+    """Applies `key=value` to plain data, in place."""
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise InputError(f"{change!r} is not of the form key=value")
+    _set(data, key.split("."), _yaml(value, change), change)
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -1,16 +1,18 @@
 """Data sets by name: where they are found, and how they are split.
 
-`fashion-mnist`, `digits` and `cifar10` have a test set of their own; a folder of images
-has one where it has a `test` or `val` folder. A validation set is always cut from the
-training images: every choice is made on it, and the test set is only for the last
-number. Knows images and labels; nothing of networks.
+`fashion-mnist`, `digits` and `cifar10` have a test set of their own, and a validation set
+is cut from their training images; how a folder of images is split is in `folders.py`.
+Validation images are for choices, test images for the last number. Knows images and
+labels; nothing of networks.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,17 @@ from torch import Tensor
 
 from onceforall.errors import InputError, choices
 from onceforall.files import cache_folder
+from onceforall.folders import PARTS, Files, read_split, short_sides
 from onceforall.images import (
     AUGMENTATIONS,
+    SMALL,
     FileImages,
     Images,
     MemoryImages,
     Normalisation,
-    center,
-    open_image,
+    in_memory,
 )
-from onceforall.progress import say, track
+from onceforall.progress import say
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 FASHION_CLASSES = (
@@ -45,7 +48,6 @@ FASHION_CLASSES = (
     "bag",
     "ankle-boot",
 )
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 IN_MEMORY_BYTES = 2**30  # small images up to this much are held in memory
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -55,7 +57,10 @@ class Data:
     """A data set, split.
 
     Attributes:
-        size: height and width of the images, pixels (the shorter, for files of many sizes).
+        size: height and width of the images, pixels; of files of many sizes the median of the
+            shorter.
+        contents: by part and class the number of images and a digest of them (of files: of their
+            names), by which a later look can say what has changed.
     """
 
     name: str
@@ -66,6 +71,12 @@ class Data:
     channels: int
     size: int
     normalisation: Normalisation
+    contents: Mapping[str, Mapping[str, Any]]
+
+    def digest(self, part: str) -> str:
+        """Of the images of a part."""
+        text = json.dumps(self.contents[part], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """What whoever uses a network trained on it must know: plain data."""
@@ -90,14 +101,11 @@ class Source:
     workers: int = 2  # processes that read image files
     mean: tuple[float, ...] | None = None  # per channel, of pixels 0..1; None: measured or ImageNet
     std: tuple[float, ...] | None = None
+    unreadable: float = 0.01  # share of image files that may be damaged; they are left out
 
 
-def load(source: Source, size: int | None = None) -> Data:
+def load(source: Source) -> Data:
     """Finds, reads and splits a data set.
-
-    Args:
-        size: the largest resolution that will be asked for; small images of a folder are held
-            in memory at it.
 
     Raises:
         InputError: not known, not found, unreadable, or with too few images.
@@ -106,10 +114,12 @@ def load(source: Source, size: int | None = None) -> Data:
         raise InputError(
             f"data: augmentation: {source.augmentation!r}; there are {choices(AUGMENTATIONS)}"
         )
+    if not 0 <= source.unreadable <= 1:
+        raise InputError(f"data: unreadable: {source.unreadable} is not a share from 0 to 1")
     if source.name in _NAMED:
         return _NAMED[source.name](source)
     if Path(source.name).is_dir():
-        return _folder(source, Path(source.name), size)
+        return _folder(source, Path(source.name))
     raise InputError(
         f"data: {source.name!r} is neither a folder nor one of {choices(sorted(_NAMED))}"
     )
@@ -194,7 +204,7 @@ def _cifar10(source: Source) -> Data:
 
     root = Path(source.root) if source.root else cache_folder() / "datasets"
     if (root / "train").is_dir() and (root / "test").is_dir():
-        return _folder(source, root, 32)  # the same images as files
+        return _folder(source, root)  # the same images as files
     try:
         parts = [CIFAR10(str(root), train=t, download=source.root is None) for t in (True, False)]
     except (OSError, RuntimeError) as error:
@@ -224,16 +234,30 @@ def _in_memory(
     augmentation = source.augmentation or augmentation
     whole = MemoryImages(train[0], train[1], normalisation, augmentation)
     cut, rest = split(len(whole), source.validation)
+    parts = (
+        whole.subset(rest),
+        whole.subset(cut),
+        MemoryImages(test[0], test[1], normalisation),
+    )
     return Data(
-        name=source.name,
-        train=whole.subset(rest),
-        validation=whole.subset(cut),
-        test=MemoryImages(test[0], test[1], normalisation),
+        source.name,
+        *parts,
         classes=classes,
         channels=channels,
         size=train[0].shape[-1],
         normalisation=normalisation,
+        contents={part: _contents(x, classes) for part, x in zip(PARTS, parts, strict=True)},
     )
+
+
+def _contents(images: MemoryImages, classes: tuple[str, ...]) -> dict[str, list[Any]]:
+    """For each class the number of images and a digest of their pixels."""
+    labels = torch.tensor(images.labels)
+    found = {}
+    for label, name in enumerate(classes):
+        pixels = images.pixels[labels == label].contiguous()
+        found[name] = [len(pixels), hashlib.sha256(pixels.numpy().data).hexdigest()[:16]]
+    return found
 
 
 def _normalisation(source: Source, channels: int) -> Normalisation | None:
@@ -272,97 +296,45 @@ def split(n: int, validation: int | None) -> tuple[list[int], list[int]]:
 # --- folders of images
 
 
-def _folder(source: Source, root: Path, size: int | None) -> Data:
-    """ImageFolder layout: `root/<class>/*.jpg`, or `root/{train,val,test}/<class>/*.jpg`.
-
-    The test set is `test`, or else `val`; where there is neither, a tenth of the images.
-    """
+def _folder(source: Source, root: Path) -> Data:
+    """A folder in the layouts of `folders.read_split`; images of 64 pixels and less are held in
+    memory, larger ones read by worker processes."""
     channels = source.channels or 3
     normalisation = _normalisation(source, channels) or default_normalisation(channels)
-    parts = {p: root / p for p in ("train", "val", "test") if (root / p).is_dir()}
-    if "train" in parts:
-        paths, labels, classes = list_folder(parts["train"])
-        held = parts.get("test", parts.get("val"))
-    else:
-        paths, labels, classes = list_folder(root)
-        held = None
-    if len(classes) < 2:
-        raise InputError(f"{root}: one class only ({classes[0]}); a folder a class is expected")
-    if held is not None:
-        test_paths, test_labels, _ = list_folder(held, classes)
-    else:
-        order = np.random.default_rng(1).permutation(len(paths)).tolist()
-        cut = max(1, len(paths) // 10)
-        test_paths, test_labels = [paths[i] for i in order[:cut]], [labels[i] for i in order[:cut]]
-        paths, labels = [paths[i] for i in order[cut:]], [labels[i] for i in order[cut:]]
-    small = size is not None and size <= 64
-    augmentation = source.augmentation or ("shift+flip" if small else "crop+flip")
-    train = FileImages(paths, labels, normalisation, channels, augmentation, source.workers)
-    test = FileImages(test_paths, test_labels, normalisation, channels, "none", source.workers)
-    chosen: tuple[Images, Images] = (train, test)
-    if small and size is not None:
-        images = len(paths) + len(test_paths)
-        if images * channels * size * size <= IN_MEMORY_BYTES:
-            chosen = (in_memory(train, size), in_memory(test, size))
-    validation, rest = split(len(paths), source.validation)
+    split = read_split(root, source.validation)
+    _, size, largest = short_sides(split.train.paths)
+    files = {part: getattr(split, part) for part in PARTS}
+    images = sum(len(part) for part in files.values())
+    held = largest <= SMALL and images * channels * largest**2 <= IN_MEMORY_BYTES
+    augmentation = source.augmentation or ("shift+flip" if largest <= SMALL else "crop+flip")
+
+    def read(part: Files, augmentation: str) -> Images:
+        found = FileImages(
+            part.paths,
+            part.labels,
+            normalisation,
+            channels,
+            augmentation,
+            source.workers,
+            most_unreadable=int(source.unreadable * images),
+        )
+        return in_memory(found, largest) if held else found
+
     return Data(
         name=str(root),
-        train=chosen[0].subset(rest),
-        validation=chosen[0].subset(validation),
-        test=chosen[1],
-        classes=classes,
+        train=read(split.train, augmentation),
+        validation=read(split.validation, "none"),
+        test=read(split.test, "none"),
+        classes=split.classes,
         channels=channels,
-        size=size or min(open_image(paths[0], channels).size),
+        size=largest if held else size,
         normalisation=normalisation,
+        contents={part: files[part].contents(split.classes) for part in PARTS},
     )
 
 
 def default_normalisation(channels: int) -> Normalisation:
     return IMAGENET if channels == 3 else Normalisation((0.5,), (0.5,))
-
-
-def list_folder(
-    folder: Path, classes: Sequence[str] | None = None
-) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    """Paths, labels and classes of `folder/<class>/**/*.jpg`, sorted by name.
-
-    Args:
-        classes: those of the training set, where this is another part of it.
-
-    Raises:
-        InputError: no class folders, a class without images, or one that is not in `classes`.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."))
-    if not found:
-        raise InputError(f"{folder}: no class folders in it; FOLDER/<class>/<image> is expected")
-    known = tuple(classes) if classes is not None else found
-    paths: list[Path] = []
-    labels: list[int] = []
-    for name in found:
-        if name not in known:
-            raise InputError(f"{folder / name}: no such class in the training images")
-        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise InputError(f"{folder / name}: no images in it ({choices(IMAGE_SUFFIXES)})")
-        paths += images
-        labels += [known.index(name)] * len(images)
-    return paths, labels, known
-
-
-def in_memory(files: FileImages, size: int) -> MemoryImages:
-    """All files decoded once: short side resized to `size`, centre cropped.
-
-    Raises:
-        InputError: names the first file that cannot be read.
-    """
-    pixels = torch.empty((len(files), files.channels, size, size), dtype=torch.uint8)
-    for i, path in enumerate(track(files.paths, "reading images")):
-        image = center(open_image(path, files.channels), size, 1.0)
-        array = torch.from_numpy(np.array(image, dtype=np.uint8))
-        pixels[i] = array.permute(2, 0, 1) if array.dim() == 3 else array[None]
-    return MemoryImages(pixels, files.labels, files.normalisation, files.augmentation)
 
 
 _NAMED: dict[str, Callable[[Source], Data]] = {

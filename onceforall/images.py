@@ -6,10 +6,11 @@ by worker processes. Which data sets there are is the next room up (`data.py`).
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, choices
+from onceforall.progress import say, track
 
 AUGMENTATIONS = ("none", "flip", "shift", "shift+flip", "crop+flip", "crop+flip+color")
 CROP = 0.875  # share of the resized image that a centre crop keeps: the usual one at ImageNet size
-LARGE = 64  # pixels: images are evaluated on a centre crop above this, whole up to it
+SMALL = 64  # pixels: images are evaluated whole up to this, on a centre crop above it
+DECODED_BYTES = 2**31  # of images as they are evaluated, kept so that files are decoded once
 
 
 class Request(NamedTuple):
@@ -115,11 +118,17 @@ class MemoryImages:
 
 @dataclass
 class FileImages:
-    """Image files, read anew for each batch by `workers` processes.
+    """Image files, read by `workers` processes.
 
     Evaluated as is usual: the short side resized to R/0.875 and the centre R cropped (up to 64
-    pixels the short side to R). A file that cannot be read is an error in training; in
-    evaluation it is left out and its path added to `unreadable`.
+    pixels the short side to R). What was decoded for evaluation is kept, up to two GiB, so that
+    many networks are scored on images that were decoded once for each resolution.
+
+    A file that cannot be read is named in `unreadable`. In evaluation it is left out; in training
+    the next one that can be read takes its place, so that batches keep their size.
+
+    Raises:
+        InputError: more than `most_unreadable` of the files cannot be read.
     """
 
     paths: list[Path]
@@ -129,24 +138,44 @@ class FileImages:
     augmentation: str = "none"
     workers: int = 0
     crop: float | None = None  # share kept by the centre crop; None: 0.875, or 1 up to 64 pixels
+    most_unreadable: int | None = None  # files; None: all
     unreadable: list[Path] = field(default_factory=list)
+    _decoded: _Decoded = field(default_factory=lambda: _Decoded(), repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def subset(self, indices: Sequence[int]) -> FileImages:
-        return FileImages(
-            [self.paths[i] for i in indices],
-            [self.labels[i] for i in indices],
-            self.normalisation,
-            self.channels,
-            self.augmentation,
-            self.workers,
-            self.crop,
-            self.unreadable,
-        )
+        paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
+        return replace(self, paths=paths, labels=labels, unreadable=[], _decoded=_Decoded())
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, labels in self.pixels(requests):
+            yield self.normalisation(pixels.float() / 255), labels
+
+    def pixels(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(N, C, R, R) bytes and (N,) labels, a batch a request; batches of which no image can be
+        read are left out."""
+        wanted = iter(requests)
+        first = next(wanted, None)
+        if first is None:
+            return
+        if first.seed is not None:
+            yield from self._read(itertools.chain([first], wanted))
+            return
+        every = [first, *wanted]
+        if self._decoded.has(every):
+            batches: Iterable[tuple[Tensor, Tensor]] = map(self._decoded.get, every)
+        else:
+            size = sum(len(r.indices) * self.channels * r.resolution**2 for r in every)
+            batches = self._read(every)
+            if size <= DECODED_BYTES:
+                self._decoded.make_room(size)
+                batches = map(self._decoded.keep, every, batches)
+        yield from (batch for batch in batches if len(batch[1]))
+
+    def _read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch a request from the files; those of which no image can be read are empty."""
         from torch.utils.data import DataLoader
 
         keys = (
@@ -161,32 +190,81 @@ class FileImages:
             worker_init_fn=_one_thread,
         )
         for images, labels, failed in loader:
-            self.unreadable += [path for path in failed if path not in self.unreadable]
-            if len(labels):
-                yield images, labels
+            self._note(failed)
+            yield images, labels
+
+    def _note(self, failed: Sequence[Path]) -> None:
+        """Names files that could not be read, and stops where they are too many."""
+        for path in failed:
+            if path not in self.unreadable:
+                self.unreadable.append(path)
+                say(f"{path}: cannot be read as an image; left out")
+        check_unreadable(self.unreadable, self.most_unreadable)
+
+
+def check_unreadable(unreadable: Sequence[Path], most: int | None) -> None:
+    """Raises InputError where more than `most` images cannot be read."""
+    if most is not None and len(unreadable) > most:
+        shown = choices(unreadable[:3]) + (", ..." if len(unreadable) > 3 else "")
+        raise InputError(
+            f"data: unreadable: {len(unreadable)} images cannot be read so far ({shown}), and"
+            f" {most} may be left out; mend or remove them, or set a larger share data.unreadable"
+        )
+
+
+class _Decoded:
+    """Batches as they are evaluated, by request; the oldest go where there is no room."""
+
+    def __init__(self) -> None:
+        self._batches: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+
+    @staticmethod
+    def _key(request: Request) -> tuple[int, tuple[int, ...]]:
+        return request.resolution, tuple(request.indices)
+
+    def has(self, requests: Iterable[Request]) -> bool:
+        return all(self._key(request) in self._batches for request in requests)
+
+    def get(self, request: Request) -> tuple[Tensor, Tensor]:
+        return self._batches[self._key(request)]
+
+    def keep(self, request: Request, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        self._batches[self._key(request)] = batch
+        return batch
+
+    def make_room(self, size: int) -> None:
+        """For so many bytes more."""
+        held = sum(pixels.numel() for pixels, _ in self._batches.values())
+        while self._batches and held + size > DECODED_BYTES:
+            pixels, _ = self._batches.pop(next(iter(self._batches)))
+            held -= pixels.numel()
 
 
 class _Files(torch.utils.data.Dataset):
     """Reads one image; in a worker process."""
 
     def __init__(self, files: FileImages) -> None:
-        self.files = files
+        self.files = replace(files, _decoded=_Decoded())  # which no worker needs
 
-    def __getitem__(self, key: tuple[int, int, int | None]) -> tuple[Tensor | None, int, Path]:
+    def __getitem__(
+        self, key: tuple[int, int, int | None]
+    ) -> tuple[Tensor | None, int, list[Path]]:
+        """Bytes (C, R, R), None where they cannot be had; the label; the files that failed."""
         index, resolution, seed = key
-        files = self.files
-        path, label = files.paths[index], files.labels[index]
-        try:
-            image = open_image(path, files.channels)
-        except InputError:
-            if seed is not None:
-                raise
-            return None, label, path
-        if seed is None:
-            image = center(image, resolution, files.crop)
-        else:
-            image = augmented(image, resolution, files.augmentation, random.Random(seed))
-        return files.normalisation(to_tensor(image)), label, path
+        files, failed = self.files, []
+        for step in range(len(files) if seed is not None else 1):
+            row = (index + step) % len(files)
+            try:
+                image = open_image(files.paths[row], files.channels)
+            except InputError:
+                failed.append(files.paths[row])
+                continue
+            if seed is None:
+                image = center(image, resolution, files.crop)
+            else:
+                image = augmented(image, resolution, files.augmentation, random.Random(seed))
+            return as_bytes(image), files.labels[row], failed
+        return None, files.labels[index], failed
 
 
 def _seed_of(seed: int | None, index: int) -> int | None:
@@ -194,10 +272,10 @@ def _seed_of(seed: int | None, index: int) -> int | None:
 
 
 def _collate(
-    samples: list[tuple[Tensor | None, int, Path]],
+    samples: list[tuple[Tensor | None, int, list[Path]]],
 ) -> tuple[Tensor, Tensor, list[Path]]:
     good = [(image, label) for image, label, _ in samples if image is not None]
-    failed = [path for image, _, path in samples if image is None]
+    failed = [path for _, _, paths in samples for path in paths]
     images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
     return images, torch.tensor([label for _, label in good]), failed
 
@@ -207,15 +285,17 @@ def _one_thread(_: int) -> None:
 
 
 def open_image(path: Path, channels: int) -> Any:
-    """A PIL image in grey (1 channel) or colour (3).
+    """A PIL image in grey (1 channel) or colour (3), upright: turned as its EXIF data say, which
+    phones use in place of turning pixels.
 
     Raises:
         InputError: names the file that cannot be read as an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             return image.convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError:
         raise InputError(f"{path}: not an image, or damaged") from None
@@ -223,18 +303,41 @@ def open_image(path: Path, channels: int) -> Any:
         raise InputError(f"{path}: cannot be read as an image: {error}") from None
 
 
-def to_tensor(image: Any) -> Tensor:
-    """(C, H, W), values 0 to 1, as torchvision's ToTensor."""
-    from torchvision.transforms.functional import to_tensor as convert
+def as_bytes(image: Any) -> Tensor:
+    """(C, H, W) bytes of a PIL image."""
+    from torchvision.transforms.functional import pil_to_tensor
 
-    return convert(image)
+    return pil_to_tensor(image)
+
+
+def in_memory(files: FileImages, size: int) -> MemoryImages:
+    """All files decoded once: short side resized to `size`, centre cropped. Files that cannot be
+    read are left out and named.
+
+    Raises:
+        InputError: too many cannot be read.
+    """
+    pixels = torch.empty((len(files), files.channels, size, size), dtype=torch.uint8)
+    labels: list[int] = []
+    unreadable = []
+    for path, label in zip(track(files.paths, "reading images"), files.labels, strict=True):
+        try:
+            image = open_image(path, files.channels)
+        except InputError as error:
+            say(f"{error}; left out")
+            unreadable.append(path)
+            check_unreadable(unreadable, files.most_unreadable)
+            continue
+        pixels[len(labels)] = as_bytes(center(image, size, 1.0))
+        labels.append(label)
+    return MemoryImages(pixels[: len(labels)], labels, files.normalisation, files.augmentation)
 
 
 def center(image: Any, resolution: int, crop: float | None = None) -> Any:
     """Short side resized to `resolution / crop` (bilinear), then the centre cropped."""
     from torchvision.transforms import functional as tv
 
-    kept = crop if crop is not None else (CROP if resolution > LARGE else 1.0)
+    kept = crop if crop is not None else (CROP if resolution > SMALL else 1.0)
     resized = tv.resize(image, _resized_side(resolution / kept))
     return tv.center_crop(resized, [resolution, resolution])
 

@@ -23,7 +23,7 @@ class Run:
 
     def data(self) -> data.Data:
         """Its data set, found again and split as it was in training."""
-        found = data.load(self.source, max(self.supernet.space.resolution))
+        found = data.load(self.source)
         if len(found.classes) != self.supernet.family.classes:
             raise InputError(
                 f"{self.source.name}: has {len(found.classes)} classes now,"

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onceforall import checkpoint, families
+from onceforall import checkpoint
 from onceforall.accuracy import accuracy, calibrated, placing
 from onceforall.config import Settings
 from onceforall.curriculum import Curriculum, Phase, curriculum
@@ -42,6 +42,7 @@ from onceforall.files import write_json
 from onceforall.images import Request
 from onceforall.losses import distilled, supervised
 from onceforall.progress import Bar, bar, say
+from onceforall.scale import family_of
 from onceforall.supernet import SuperNet
 from onceforall.weights import load_exactly, load_network, save_network, save_supernet
 
@@ -56,20 +57,6 @@ class Outcome:
     steps: int
     seconds: float  # of training, all sessions of this run together
     metrics: dict[str, Any]  # the last line of the metrics
-
-
-def family_of(settings: Settings, data: Data) -> families.Family:
-    """The family of a run: for the classes, channels and size of its data."""
-    options: dict[str, Any] = {"in_channels": data.channels, "classes": len(data.classes)}
-    if settings.dropout:
-        options["dropout"] = settings.dropout
-    resolutions = settings.resolutions
-    if resolutions is None and data.size <= 64:
-        size = max(28, data.size)
-        resolutions = tuple(sorted({round(size * share / 28) * 4 for share in (6, 7)}))
-    if resolutions is not None:
-        options["resolutions"] = resolutions
-    return families.get(settings.family, **options)
 
 
 def train(

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from onceforall import data
+from onceforall import images as pixels_of
 from onceforall.data import Source
 from onceforall.errors import InputError
+from onceforall.folders import list_folder
 from onceforall.images import (
     FileImages,
     MemoryImages,
@@ -19,6 +21,7 @@ from onceforall.images import (
     augmented,
     center,
     in_order,
+    open_image,
 )
 
 PLAIN = Normalisation((0.0,), (1.0,))
@@ -89,29 +92,82 @@ def test_file_images_are_torchvisions_usual_transform(tmp_path: Path) -> None:
     assert torch.equal(x[0], expected)  # 96 / 0.875 = 109.7: 110
 
 
-def test_folder_with_splits_and_without(tmp_path: Path) -> None:
-    folder_of(tmp_path / "a")
-    found = data.load(Source(str(tmp_path / "a"), workers=0), size=16)
-    assert len(found.test) == 3
-    assert len(found.validation) + len(found.train) == 33
+def test_small_images_are_held_and_larger_ones_read(tmp_path: Path) -> None:
+    folder_of(tmp_path / "small")
+    found = data.load(Source(str(tmp_path / "small"), workers=0))
     assert isinstance(found.train, MemoryImages)
-    folder_of(tmp_path / "b" / "train")
-    folder_of(tmp_path / "b" / "val", images=2)
-    found = data.load(Source(str(tmp_path / "b"), workers=0, validation=6), size=80)
+    assert (found.size, found.train.pixels.shape[-1]) == (20, 20)
+    assert found.train.augmentation == "shift+flip"
+    folder_of(tmp_path / "large" / "train", size=80)
+    folder_of(tmp_path / "large" / "val", images=2, size=80)
+    found = data.load(Source(str(tmp_path / "large"), workers=0, validation=6))
     assert (len(found.test), len(found.validation), len(found.train)) == (6, 6, 30)
     assert isinstance(found.train, FileImages)
-    assert found.train.augmentation == "crop+flip"
+    assert (found.size, found.train.augmentation) == (80, "crop+flip")
     ((x, y),) = found.train.stream([Request([0, 1], 80, seed=3)])
     assert x.shape == (2, 3, 80, 80)
     assert y.tolist() == [found.train.labels[i] for i in (0, 1)]
 
 
+def test_the_size_is_the_median_of_many_files_not_of_the_first(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for c in ("a", "b"):
+        (tmp_path / c).mkdir()
+        for i in range(9):
+            side = 40 if i == 0 else 100 + i
+            pixels = rng.integers(0, 255, (side, side + 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / c / f"{i}.png")
+    found = data.load(Source(str(tmp_path), workers=0))
+    assert 100 < found.size < 109
+    assert isinstance(found.train, FileImages)
+
+
+def test_photos_are_turned_upright(tmp_path: Path) -> None:
+    """Orientation 6: the camera was turned; the top of the picture is its right side as stored."""
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, 20:] = 255  # white right third
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    opened = open_image(tmp_path / "a.png", 3)
+    assert opened.size == (20, 30)
+    bright = np.asarray(opened).mean((1, 2)) > 127
+    # stored columns become rows, the first of them at the top: the white third ends up below
+    assert bright.tolist() == [False] * 20 + [True] * 10
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert open_image(tmp_path / "a.jpg", 1).size == (20, 30)
+
+
+def test_evaluated_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, _ = list_folder(folder_of(tmp_path, size=90))
+    images = FileImages(files.paths, files.labels, Normalisation((0.5,) * 3, (0.5,) * 3))
+    opened = []
+    real = pixels_of.open_image
+    monkeypatch.setattr(pixels_of, "open_image", lambda *a: opened.append(a) or real(*a))
+    first = list(images.stream(in_order(len(images), 10, 70)))
+    again = list(images.stream(in_order(len(images), 10, 70)))
+    assert len(opened) == 36
+    for (x, y), (u, v) in zip(first, again, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+    list(images.stream(in_order(len(images), 10, 66)))
+    assert len(opened) == 72
+    monkeypatch.setattr(pixels_of, "DECODED_BYTES", 36 * 3 * 70 * 70)
+    list(images.stream(in_order(len(images), 12, 70)))  # other batches: the older ones go
+    list(images.stream(in_order(len(images), 12, 70)))
+    assert len(opened) == 108
+    list(images.stream(in_order(len(images), 12, 72)))  # more than fits is never kept
+    list(images.stream(in_order(len(images), 12, 72)))
+    assert len(opened) == 180
+
+
 def test_workers_give_the_same_batches(tmp_path: Path) -> None:
-    paths, labels, _ = data.list_folder(folder_of(tmp_path))
+    files, _ = list_folder(folder_of(tmp_path))
     three = Normalisation((0.5,) * 3, (0.5,) * 3)
     requests = [Request([0, 5, 9], 70, seed=4), Request([1], 66, seed=5)]
     batches = [
-        list(FileImages(paths, labels, three, 3, "crop+flip+color", n).stream(requests))
+        list(FileImages(files.paths, files.labels, three, 3, "crop+flip+color", n).stream(requests))
         for n in (0, 2)
     ]
     for (x, y), (u, v) in zip(*batches, strict=True):
@@ -119,20 +175,34 @@ def test_workers_give_the_same_batches(tmp_path: Path) -> None:
         assert torch.equal(y, v)
 
 
-def test_unreadable_files_are_left_out_and_named_or_fatal_in_training(tmp_path: Path) -> None:
+def test_unreadable_files_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = folder_of(tmp_path / "images")
     broken = root / "class1" / "3.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    paths, labels, _ = data.list_folder(root)
+    listed, _ = list_folder(root)
     three = Normalisation((0.5,) * 3, (0.5,) * 3)
-    files = FileImages(paths, labels, three)
+    files = FileImages(listed.paths, listed.labels, three)
     batches = list(files.stream(in_order(len(files), 10, 16)))
     assert sum(len(y) for _, y in batches) == 35
     assert files.unreadable == [broken]
-    with pytest.raises(InputError, match=r"class1/3.png"):
-        list(files.stream([Request(range(36), 16, seed=0)]))
-    with pytest.raises(InputError, match=r"class1/3.png"):
-        data.load(Source(str(root)), size=16)
+    assert capsys.readouterr().err.count("class1/3.png: cannot be read") == 1
+    # in training the next image takes its place, with its own label
+    row = listed.paths.index(broken)
+    training = FileImages(listed.paths, listed.labels, three)
+    ((x, y),) = training.stream([Request([row, row + 1], 16, seed=0)])
+    assert y.tolist() == [listed.labels[row + 1]] * 2
+    assert torch.equal(x[0], x[1])
+    assert training.unreadable == [broken]
+    strict = FileImages(listed.paths, listed.labels, three, most_unreadable=0)
+    message = r"unreadable: 1 images cannot be read so far \(.*class1/3.png\), and 0 may"
+    with pytest.raises(InputError, match=message):
+        list(strict.stream([Request(range(36), 16, seed=0)]))
+    with pytest.raises(InputError, match=message):
+        data.load(Source(str(root)))
+    found = data.load(Source(str(root), unreadable=0.05))
+    assert len(found.train) + len(found.validation) + len(found.test) == 35
 
 
 @pytest.mark.parametrize("kind", ["empty", "no-classes", "no-images", "stranger", "one-class"])
@@ -153,7 +223,7 @@ def test_bad_folders(tmp_path: Path, kind: str) -> None:
         folder_of(root / "val", 3)
         message = "class2: no such class in the training images"
     with pytest.raises(InputError, match=message):
-        data.load(Source(str(root)), size=16)
+        data.load(Source(str(root)))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +232,7 @@ def test_bad_folders(tmp_path: Path, kind: str) -> None:
         (Source("no-such-thing"), "neither a folder nor one of cifar10, digits, fashion-mnist"),
         (Source("digits", validation=5000), "validation: 5000 images cannot be cut"),
         (Source("digits", augmentation="mixup"), "augmentation: 'mixup'"),
+        (Source("digits", unreadable=1.5), "unreadable: 1.5 is not a share"),
         (Source("digits", mean=(0.5,)), "mean and std go together"),
         (Source("digits", mean=(0.5,) * 3, std=(1.0,) * 3), "mean: 3 values for 1 channels"),
     ],

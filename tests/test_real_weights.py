@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from onceforall import formats
-from onceforall.data import list_folder
 from onceforall.devices.onnxruntime_cpu import load_session
 from onceforall.export import export
+from onceforall.folders import list_folder
 from onceforall.images import FileImages, Normalisation, in_order
 
 
@@ -23,9 +23,11 @@ def test_onnx_ranks_every_image_as_pytorch_does(data_dir: Path, tmp_path: Path) 
     assert size == 176
     export(module, (3, size, size), tmp_path / "n.onnx")
     session = load_session(tmp_path / "n.onnx", 1)
-    paths, labels, classes = list_folder(data_dir / "imagenet_samples" / "val")
+    listed, classes = list_folder(data_dir / "imagenet_samples" / "val")
     assert len(classes) == 1000
-    files = FileImages(paths, labels, Normalisation((0.5,) * 3, (0.5,) * 3), workers=2)
+    files = FileImages(
+        listed.paths, listed.labels, Normalisation((0.5,) * 3, (0.5,) * 3), workers=2
+    )
     hits = np.zeros(2, int)
     for x, y in files.stream(in_order(len(files), 50, size)):
         with torch.inference_mode():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -13,9 +13,10 @@ from onceforall.errors import InputError, choices
 if TYPE_CHECKING:
     from torch import nn
 
+    from onceforall.data import Source
     from onceforall.families import Family
     from onceforall.formats import StaticNetwork
-    from onceforall.images import FileImages, Images, Normalisation
+    from onceforall.images import Images, Normalisation
 
 Net = Annotated[
     str,
@@ -138,51 +139,90 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise InputError(f"{option}: {text!r} is not a list of numbers") from None
 
 
+class Scored(NamedTuple):
+    """What a network is evaluated on."""
+
+    images: Images
+    unlabelled: Images | None  # to calibrate on: none of those that are scored
+    classes: tuple[str, ...]
+
+
 def labelled(
     data: str,
     split: str,
     channels: int,
-    resolution: int,
     normalisation: Normalisation | None,
     workers: int,
-) -> tuple[Images, Images, tuple[str, ...]]:
-    """The images to evaluate on, those to calibrate on, and the classes.
+    calibrate: int = 0,
+    calibrate_data: str | None = None,
+    unreadable: float = 1.0,
+) -> Scored:
+    """The images to evaluate on, others to calibrate on, and the classes.
 
-    A folder of class folders is taken whole, for both, as is the one of ImageNet's validation
-    images, with nothing but `val` in it; everything else has splits.
+    A folder of class folders is scored whole, as is the one of ImageNet's validation images, with
+    nothing but `val` in it; everything else has splits, and training images to calibrate on. Where
+    there are none and no other data are named for it, `calibrate` images are drawn from the folder
+    and the rest are scored. `unreadable` is the share of image files that may be damaged.
+
+    Raises:
+        InputError: no such data or split, or too few images to set `calibrate` aside.
     """
-    from onceforall.data import Source, list_folder, load
+    import numpy as np
 
-    mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
-    folder = Path(data)
-    if folder.is_dir() and not (folder / "train").is_dir():
-        inside = [child for child in folder.iterdir() if child.is_dir()]
-        alone = len(inside) == 1 and inside[0].name in ("val", "test")
-        paths, labels, classes = list_folder(inside[0] if alone else folder)
-        files = _files(paths, labels, channels, normalisation, workers)
-        return files, files, classes
-    parts = ("train", "validation", "test")
-    if split not in parts:
-        raise InputError(f"--split: {split!r} is not one of {choices(parts)}")
-    source = Source(data, workers=workers, channels=channels, mean=mean_std[0], std=mean_std[1])
-    found = load(source, size=resolution)
-    return getattr(found, split), found.train, found.classes
-
-
-def _files(
-    paths: list[Path],
-    labels: list[int],
-    channels: int,
-    normalisation: Normalisation | None,
-    workers: int,
-) -> FileImages:
-    from onceforall.data import default_normalisation
+    from onceforall.data import Source, default_normalisation, load
+    from onceforall.folders import list_folder
     from onceforall.images import FileImages
 
-    return FileImages(
-        paths,
-        labels,
+    mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
+    whole = Source(
+        data,
+        workers=workers,
+        channels=channels,
+        mean=mean_std[0],
+        std=mean_std[1],
+        unreadable=unreadable,
+    )
+    others: Images | None = None
+    if calibrate_data is not None:
+        others = _any_images(replace(whole, name=calibrate_data), channels, normalisation)
+    folder = Path(data)
+    if not folder.is_dir() or (folder / "train").is_dir():
+        parts = ("train", "validation", "test")
+        if split not in parts:
+            raise InputError(f"--split: {split!r} is not one of {choices(parts)}")
+        found = load(whole)
+        return Scored(getattr(found, split), others or found.train, found.classes)
+    inside = [child for child in folder.iterdir() if child.is_dir()]
+    alone = len(inside) == 1 and inside[0].name in ("val", "test")
+    files, classes = list_folder(inside[0] if alone else folder)
+    images = FileImages(
+        files.paths,
+        files.labels,
         normalisation or default_normalisation(channels),
         channels,
         workers=workers,
     )
+    if others is not None or not calibrate:
+        return Scored(images, others, classes)
+    if calibrate >= len(images):
+        raise InputError(
+            f"--calibrate: {calibrate} of the {len(images)} images of {data} leave none to score;"
+            " name other images with --calibrate-data"
+        )
+    order = np.random.default_rng(3).permutation(len(images)).tolist()
+    drawn, rest = sorted(order[:calibrate]), sorted(order[calibrate:])
+    return Scored(images.subset(rest), images.subset(drawn), classes)
+
+
+def _any_images(source: Source, channels: int, normalisation: Normalisation | None) -> Images:
+    """The training images of a data set, or all images of a folder, in class folders or not."""
+    from onceforall.data import default_normalisation, load
+    from onceforall.folders import list_images
+    from onceforall.images import FileImages
+
+    folder = Path(source.name)
+    if not folder.is_dir() or (folder / "train").is_dir():
+        return load(source).train
+    paths = list_images(folder)
+    given = normalisation or default_normalisation(channels)
+    return FileImages(paths, [0] * len(paths), given, channels, workers=source.workers)

@@ -112,6 +112,15 @@ def evaluate(
         int,
         typer.Option(min=0, help="Images to measure batch-norm statistics on first; 0: do not."),
     ] = 0,
+    calibrate_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="Where these images come from: a data set or a folder, labelled or not. Else from"
+            " the training images; where D has none, they are drawn from D and not scored.",
+            show_default=False,
+        ),
+    ] = None,
     estimator: Annotated[
         str, typer.Option(help="Of these statistics: pooled, or batch-mean as the authors'.")
     ] = "pooled",
@@ -139,14 +148,15 @@ def evaluate(
     module = weighted(net, network, weights)
     size = network.arch.resolution
     normalisation = _normalisation(mean, std, facts_of(net, weights))
+    channels = network.family.in_channels
     images, unlabelled, classes = labelled(
-        data, split, network.family.in_channels, size, normalisation, workers
+        data, split, channels, normalisation, workers, calibrate, calibrate_data, max_unreadable
     )
     if len(classes) != network.family.classes:
         raise InputError(
             f"--data: {data} has {len(classes)} classes, the network {network.family.classes}"
         )
-    if calibrate:
+    if calibrate and unlabelled is not None:
         batches = paths.unlabelled_batches(unlabelled, size, calibrate, module)
         calibration.calibrate(module, batches, estimator)
     found = paths.accuracy(module, size, images, limit, batch, "evaluating")
@@ -166,7 +176,7 @@ def evaluate(
         f"top-1 {found.top1:.2f}%  top-5 {found.top5:.2f}%  on {found.n} images of {size} px"
         f" (standard error {found.top1_stderr:.2f})"
         + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
-        + "".join(f"\nunreadable, left out: {path}" for path in unreadable),
+        + (f"; {len(unreadable)} unreadable images left out" if unreadable else ""),
     )
 
 

@@ -12,7 +12,9 @@ from onceforall.cli.common import Json, emit
 Config = Annotated[
     str,
     typer.Argument(
-        metavar="CONFIG", help="A YAML file, or the name of a recipe: small, sandwich, paper."
+        metavar="[CONFIG]",
+        help="A YAML file, or the name of a recipe: small, shrinking, sandwich, digits, photos,"
+        " paper; auto chooses small or photos by the size of the images.",
     ),
 ]
 Changes = Annotated[
@@ -22,7 +24,7 @@ Changes = Annotated[
 
 
 def train(
-    config: Config,
+    config: Config = "auto",
     changes: Changes = None,
     out: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/supernet"),
     resume: Annotated[
@@ -37,16 +39,26 @@ def train(
 
     Examples:
 
-    onceforall train small data.name=/path/to/images --out runs/mine
+    onceforall train data.name=/path/to/images --out runs/mine
 
     torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
     """
     from onceforall import config as settings_of
-    from onceforall import data, distributed, training
+    from onceforall import data, distributed, progress, scale, training
 
-    settings = settings_of.load(config, changes or [])
+    given = changes or []
+    if "=" in config and not Path(config).exists():  # a change, and no recipe named
+        config, given = scale.AUTO, [config, *given]
     group = distributed.join()
-    found = data.load(settings.data, max(settings.resolutions) if settings.resolutions else None)
+    if config == scale.AUTO:
+        found = data.load(settings_of.source_of(given))
+        config = scale.recipe_for(found.size)
+        settings = settings_of.load(config, given)
+    else:
+        settings = settings_of.load(config, given)
+        found = data.load(settings.data)
+    if group.first:
+        progress.say(scale.described(config, settings, found))
     done = training.train(out, settings, found, resume=resume, group=group)
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}

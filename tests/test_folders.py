@@ -1,0 +1,93 @@
+"""Folders of images: which part a file is in, and what has changed since."""
+
+from pathlib import Path
+
+import pytest
+
+from onceforall.errors import InputError
+from onceforall.folders import Split, changed, list_folder, read_split
+
+PARTS = ("train", "validation", "test")
+
+
+def touch(root: Path, images: dict[str, int]) -> Path:
+    """Empty files; no pixels are looked at here."""
+    for name, count in images.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"photo-{i}.jpg").touch()
+    return root
+
+
+def parts_of(split: Split) -> dict[str, str]:
+    """The part of each file by name."""
+    return {name: part for part in PARTS for name in getattr(split, part).names()}
+
+
+def test_a_tenth_of_each_class_but_for_chance(tmp_path: Path) -> None:
+    split = read_split(touch(tmp_path, {"cat": 900, "dog": 90, "rare": 4, "two": 2, "one": 1}))
+    assert len(parts_of(split)) == 997
+    for part, share in (("test", 0.1), ("validation", 0.09)):
+        labels = getattr(split, part).labels
+        for label, n in ((split.classes.index("cat"), 900), (split.classes.index("dog"), 90)):
+            error = (n * share * (1 - share)) ** 0.5
+            assert abs(labels.count(label) - n * share) < 4 * error
+        assert labels.count(split.classes.index("rare")) >= 1
+    assert set(split.train.labels) == set(range(5))  # every class can be trained
+
+
+@pytest.mark.parametrize("layout", ["plain", "train-only", "train-val"])
+def test_a_photo_more_moves_no_other(tmp_path: Path, layout: str) -> None:
+    folder = tmp_path if layout == "plain" else tmp_path / "train"
+    touch(folder, {"cat": 60, "dog": 40})
+    if layout == "train-val":
+        touch(tmp_path / "val", {"cat": 5, "dog": 5})
+    before = parts_of(read_split(tmp_path))
+    assert set(before.values()) == set(PARTS)
+    for i in range(200):  # a few at least fall into each part
+        (folder / "cat" / f"new-{i}.jpg").touch()
+    (folder / "dog" / "photo-7.jpg").unlink()
+    now = read_split(tmp_path)
+    after = parts_of(now)
+    del before["dog/photo-7.jpg"]
+    assert {name: after[name] for name in before} == before
+    added = [after[f"cat/new-{i}.jpg"] for i in range(200)]
+    assert added.count("train") > 100
+    assert added.count("validation") > 0
+
+
+def test_it_is_the_name_that_counts_not_the_place(tmp_path: Path) -> None:
+    names = {"cat": 30, "dog": 30}
+    first, second = touch(tmp_path / "a", names), touch(tmp_path / "b" / "moved", names)
+    assert parts_of(read_split(first)) == parts_of(read_split(second))
+
+
+def test_ones_own_validation_images_are_taken(tmp_path: Path) -> None:
+    for part, count in (("train", 20), ("val", 4), ("test", 3)):
+        touch(tmp_path / part, {"cat": count, "dog": count})
+    split = read_split(tmp_path)
+    assert [len(getattr(split, part)) for part in PARTS] == [40, 8, 6]
+    assert split.validation.root == tmp_path / "val"
+    with pytest.raises(InputError, match=r"validation: 5 images cannot .*val holds"):
+        read_split(tmp_path, validation=5)
+
+
+def test_an_exact_number_is_shared_among_the_classes(tmp_path: Path) -> None:
+    touch(tmp_path / "train", {"cat": 60, "dog": 30, "fox": 10})
+    touch(tmp_path / "val", {"cat": 1, "dog": 1, "fox": 1})
+    split = read_split(tmp_path, validation=20)
+    assert [split.validation.labels.count(c) for c in range(3)] == [12, 6, 2]
+    assert len(split.train) == 80
+    with pytest.raises(InputError, match="validation: 100 images cannot be cut from 100"):
+        read_split(tmp_path, validation=100)
+
+
+def test_what_changed_is_named(tmp_path: Path) -> None:
+    root = touch(tmp_path, {"cat": 30, "dog": 30})
+    files, classes = list_folder(root)
+    before = {"train": files.contents(classes)}
+    assert changed(before, before, PARTS) == ""
+    (root / "cat" / "another.png").touch()
+    (root / "dog" / "photo-3.jpg").rename(root / "dog" / "renamed.jpg")
+    now = {"train": list_folder(root)[0].contents(classes)}
+    assert changed(before, now, PARTS) == "train cat: 30 then, 31 now, train dog: other files"
