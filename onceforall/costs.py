@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -400,7 +400,7 @@ def layer_table(
     """The table of a number that each layer has by itself: `value(layer, input shape)`."""
     space = family.space
     if resolutions is not None:
-        space = replace(space, resolution=tuple(sorted(resolutions)))
+        space = space.at(tuple(sorted(resolutions)))
     sizes = _Sizes(family)
     join = sum if reduce == "sum" else max
 

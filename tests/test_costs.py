@@ -231,7 +231,7 @@ def test_mmrazors_flops_of_its_published_networks(data_dir):
                 stages.append([])
             width = block["out_channels"]
             stages[-1].append(Block(block["kernel_size"], block["expand_ratio"], width))
-        arch = Arch(family.name, resolution, tuple(map(tuple, stages)))
+        arch = Arch.of_stages(family.name, resolution, tuple(map(tuple, stages)))
         with torch.device("meta"):
             found = cost(family.build(arch), (3, resolution, resolution))
         assert found.flops / 1e6 == pytest.approx(flops, abs=0.005)

@@ -399,7 +399,7 @@ def test_what_mmrazor_cannot_have(text: str, says: str) -> None:
     name, which = text.split(":")
     arch = families.get(name).space.largest()
     if which.isdigit():
-        arch = Arch(name, int(which), arch.stages)
+        arch = Arch.of_stages(name, int(which), arch.stages)
     with pytest.raises(InputError, match=says):
         mmrazor.to_subnet(arch)
 

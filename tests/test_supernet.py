@@ -1,7 +1,5 @@
 """Lending, extraction, kernel transforms, channel sorting."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -101,7 +99,7 @@ def test_foreign_archs_are_refused() -> None:
     for use in (supernet.extract, lambda a: supernet(torch.zeros((1, 3, 28, 28)), a)):
         with pytest.raises(InputError, match="ofa_mbv3"):
             use(arch)
-    odd = dataclasses.replace(supernet.space.smallest(), resolution=33)
+    odd = supernet.space.smallest().at(33)
     assert supernet.extract(odd).eval()(torch.zeros((1, 3, 33, 33))).shape == (1, 10)
 
 

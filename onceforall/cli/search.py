@@ -350,7 +350,7 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
         raise InputError(f"--resolutions: {resolutions!r} is not a list like 160,192") from None
     if min(wanted) < 1:
         raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
-    return replace(space, resolution=wanted)
+    return space.at(wanted)
 
 
 def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None]:

@@ -123,7 +123,7 @@ def fixed(
         if expand is None:
             expand = block["hidden"] / block["in_channels"]
         stages.append(Stage((1,), (block["kernel"],), (expand,), (block["out_channels"],)))
-    space = Space(NAME, tuple(resolutions), tuple(stages))
+    space = Space.of_stages(NAME, tuple(resolutions), tuple(stages))
     space.largest()  # refuses kernels and widths that no arch can have
     return Fixed(made, space, in_channels, classes, momentum)
 
