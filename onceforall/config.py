@@ -46,6 +46,8 @@ class PhaseSettings:
     depth: int = 1
     expand: int = 1
     width: int = 1
+    open: dict[str, int] = field(default_factory=dict)
+    # the same of any kind of gene: {heads: 2, mlp: 3}; of what is not named, the largest alone
     rule: str = "random"
     # "random", "sandwich" or "alternate"
     distil: float = 0.0
@@ -62,6 +64,9 @@ class PhaseSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name}: {value} is not above 0")
+        for name, count in self.open.items():
+            if not count > 0:
+                raise InputError(f"open: {name}: {count} is not above 0")
         if self.rule not in RULES:
             raise InputError(f"rule: {self.rule!r}; there are {choices(RULES)}")
         if self.rule == "sandwich" and self.archs < 2:
@@ -229,6 +234,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         elif typing.get_origin(option) is tuple and isinstance(value, list):
             inner = typing.get_args(option)[0]
             return tuple(_value(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+        elif typing.get_origin(option) is dict and isinstance(value, dict):
+            inner = typing.get_args(option)[1]
+            return {str(k): _value(inner, v, f"{where}: {k}") for k, v in value.items()}
         elif option is float and _is_number(value):
             return float(value)
         elif (option is int and isinstance(value, int) and not isinstance(value, bool)) or (

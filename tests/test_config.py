@@ -81,6 +81,19 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
         config.load(write(tmp_path, text))
 
 
+def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    phase = config.load(path, ["phases.1.open={heads: 2, mlp: 3}"]).phases[1]
+    assert phase.share(640, 32).open == {"heads": 2, "mlp": 3}
+    for change, message in (
+        ("phases.1.open={heads: 0}", r"phases\[1\]: open: heads: 0 is not above 0"),
+        ("phases.1.open={heads: many}", "open: heads: 'many' is not a whole number"),
+        ("phases.1.open=2", "open: 2 is not a map"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config.load(path, [change])
+
+
 def test_missing_file_lists_the_recipes() -> None:
     with pytest.raises(InputError, match=r"nowhere.yaml: no such file; recipes here: .*small"):
         config.load("nowhere.yaml")
