@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/onceforall demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -101,7 +101,7 @@ def mean_of(reports: list[Report], *names: str) -> dict[str, float]:
 def accuracy(labels: Labels, authors: Path, draws: int, plots: Path | None) -> Rows:
     """Of each method: which covariates are in the records, and which are told when asked."""
     labels = labels.at_own_resolutions()
-    prior = predictors.load(authors, labels.space)
+    prior = predictors.load(authors, labels.space, prior=True)
     rows = []
     for method, learnt, told in (
         ("onceforall", (), ()),

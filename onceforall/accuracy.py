@@ -10,16 +10,34 @@ from torch import Tensor, nn
 
 from onceforall.calibration import calibrate
 from onceforall.data import Data
-from onceforall.errors import InputError
+from onceforall.errors import InputError, choices
 from onceforall.evaluation import Accuracy, evaluate
 from onceforall.images import Images, Request, in_order
 from onceforall.progress import track
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
 
+TORCH_DEVICES = ("cuda", "cpu")
 CALIBRATION_IMAGES = 2000  # as many as the authors use
 CALIBRATION_BATCH = 200
 BATCH = 250  # images evaluated at a time
+
+
+def torch_device(name: str | None = None) -> torch.device:
+    """Where to put a supernet or a network (`.to`), so that it is extracted, calibrated and scored
+    there: on the device named, else on the GPU where there is one, else on the CPU.
+
+    Raises:
+        InputError: not one of TORCH_DEVICES, or there is no GPU.
+    """
+    there = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda" if there else "cpu")
+    if name not in TORCH_DEVICES:
+        raise InputError(f"on: {name!r} is not known; there are {choices(TORCH_DEVICES)}")
+    if name == "cuda" and not there:
+        raise InputError("on: cuda: PyTorch sees no CUDA GPU here")
+    return torch.device(name)
 
 
 def calibrated(
@@ -57,14 +75,15 @@ def accuracy(
     limit: int | None = None,
     batch: int = BATCH,
     progress: str | None = None,
+    start: int = 0,
 ) -> Accuracy:
-    """Top-1 and top-5 of a calibrated network on images, the first `limit` of them; `progress` is
-    what to call it on a progress bar."""
-    n = len(images) if limit is None else min(limit, len(images))
+    """Top-1 and top-5 of a calibrated network on images, from number `start` on, `limit` of them at
+    most; `progress` is what to call it on a progress bar."""
+    end = len(images) if limit is None else min(start + limit, len(images))
     place = placing(network)
-    batches = images.stream(in_order(n, batch, resolution))
+    batches = images.stream(in_order(range(start, end), batch, resolution))
     if progress is not None:
-        batches = track(batches, progress, -(-n // batch))
+        batches = track(batches, progress, -(-(end - start) // batch))
     return evaluate(network, ((place(x), y) for x, y in batches))
 
 

@@ -46,7 +46,7 @@ def save(
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     described = {**facts, "kind": kind, "version": VERSION}
     text = json.dumps(described, sort_keys=True)
-    header = {_KEY: text, "sha256": _digest(own, text)}
+    header = {_KEY: text, "sha256": digest(own, text)}
     write_atomically(path, lambda p: save_file(own, p, metadata=header), overwrite=overwrite)
 
 
@@ -65,7 +65,7 @@ def load(path: Path, kind: str) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata()
-    if _digest(tensors, header[_KEY]) != header["sha256"]:
+    if digest(tensors, header[_KEY]) != header["sha256"]:
         raise InputError(f"{path}: damaged: its contents do not match their digest")
     return Checkpoint(tensors, facts)
 
@@ -100,10 +100,11 @@ def describe(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of a text and of tensors with their names, types and shapes, wherever they live."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        tensor = tensors[name].detach().cpu()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

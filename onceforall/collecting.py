@@ -1,7 +1,8 @@
 """Records: accuracies of a supernet's archs, latencies of a family's archs on a device.
 
 Records are appended one by one, so that nothing is lost when the work is stopped, and a
-file that has some of them is gone on with.
+file that has some of them is gone on with, where they are of the same supernet and data,
+or of the same machine and runtime.
 """
 
 from __future__ import annotations
@@ -9,29 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onceforall import devices
+from onceforall import checkpoint, devices
 from onceforall.accuracy import accuracy, calibrated
 from onceforall.costs import Shape, layer_table, unique_layers
 from onceforall.data import Data
-from onceforall.devices import Target
+from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.layers import Layer
 from onceforall.predictors import choose, fit_accuracy, stalled
 from onceforall.progress import say, track
-from onceforall.records import Record, add, appending, read_jsonl, read_labels
+from onceforall.records import Record, add, appending, read_labels, refuse_others
 from onceforall.space import Arch, Population, Space
 from onceforall.supernet import SuperNet
 from onceforall.tables import Table
 
 FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
 ROUNDS = 7  # of timing, a network
+DIGEST = 16  # hexadecimal digits of the digest that names a supernet
 BLOCK_SECONDS = 0.005  # of timing, a block and round
+TOP1, LATENCY = "top1", "latency_ms"  # the metrics
 
 
 def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
@@ -59,12 +63,12 @@ def accuracies(
     """Appends top-1 accuracies until the file has those of n archs; returns how many were added.
 
     Every arch is scored on the same validation images: the first `images` of them, or as many as
-    those that the file has.
+    those that the file has. It is scored where the supernet lives.
 
     Raises:
-        InputError: the file has archs that were scored on other images.
+        InputError: the file has archs of another supernet, or that were scored on other images.
     """
-    missing = wanted(supernet.space, _archs(path), n, seed)
+    missing = wanted(supernet.space, _archs(accuracies_in(path, supernet, data)), n, seed)
     _score(supernet, data, missing, path, images)
     return len(missing)
 
@@ -72,31 +76,62 @@ def accuracies(
 def _score(
     supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None
 ) -> None:
-    images = scored_on(path, data, images)
+    images = scored_on(path, supernet, data, images)
+    facts = accuracy_facts(supernet, data, images)
+    by_resolution = sorted(archs, key=lambda arch: arch.resolution)  # images are decoded once
     with appending(path) as file:
-        for arch in track(archs, "accuracy records"):
+        for arch in track(by_resolution, "accuracy records"):
             network = calibrated(supernet, arch, data)
             found = accuracy(network, arch.resolution, data.validation, images)
-            facts = {"data": data.name, "split": "validation", "images": found.n}
-            add(file, Record(arch, "top1", found.top1, "%", provenance=facts))
+            add(file, Record(arch, TOP1, found.top1, "%", provenance=facts | {"images": found.n}))
 
 
-def scored_on(path: Path, data: Data, images: int | None) -> int:
+def add_accuracy(
+    path: Path, supernet: SuperNet, data: Data, images: int, arch: Arch, top1: float
+) -> None:
+    """Appends what was just scored, as `accuracies` does, unless the file has it."""
+    if arch not in _archs(accuracies_in(path, supernet, data)):
+        facts = accuracy_facts(supernet, data, images)
+        with appending(path) as file:
+            add(file, Record(arch, TOP1, top1, "%", provenance=facts))
+
+
+def accuracy_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
+    """What an accuracy is of: the supernet, by a digest of its weights, and the images."""
+    return {
+        "supernet": digest(supernet),
+        "data": data.name,
+        "split": "validation",
+        "images_digest": data.digest("validation"),
+        "images": images,
+    }
+
+
+def digest(supernet: SuperNet) -> str:
+    """The name that records have for a supernet: of its weights, wherever they live."""
+    return checkpoint.digest(supernet.state_dict())[:DIGEST]
+
+
+def accuracies_in(path: Path, supernet: SuperNet, data: Data) -> list[Record]:
+    """The accuracy records of a file, if there is one.
+
+    Raises:
+        InputError: they are of another supernet or other data.
+    """
+    return refuse_others(path, TOP1, "", accuracy_facts(supernet, data, 0))
+
+
+def scored_on(path: Path, supernet: SuperNet, data: Data, images: int | None) -> int:
     """How many validation images the archs of a file are scored on: those asked for, else those
     that its records name, else all.
 
     Raises:
-        InputError: the records name another number than that asked for, or other data.
+        InputError: as `accuracies_in`, or the records name another number than that asked for.
     """
     most = len(data.validation)
     asked = None if images is None else min(images, most)
-    for record in read_jsonl(path) if path.exists() else []:
+    for record in accuracies_in(path, supernet, data):
         found = record.provenance.get("images", asked)
-        if record.provenance.get("data", data.name) != data.name:
-            raise InputError(
-                f"{path}: its archs were scored on {record.provenance['data']}, not {data.name};"
-                " name another file"
-            )
         if asked is not None and found != asked:
             raise InputError(
                 f"{path}: its archs were scored on {found} images, not on {asked}; name another"
@@ -138,7 +173,7 @@ def informative_accuracies(
     added = accuracies(supernet, data, min(most, FIRST_ROUND), path, images, seed)
     errors: list[float] = []
     while True:
-        labels = read_labels(path, space, "top1")
+        labels = read_labels(path, space, TOP1)
         for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
             predictor = fit_accuracy(labels.take(np.arange(n)), seed=seed)
             assert predictor.report is not None
@@ -158,18 +193,37 @@ def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0)
     """Appends latencies until the file has those of n archs; returns how many were added.
 
     Networks have fresh weights, which make no difference to the time, and are timed in turns.
+
+    Raises:
+        InputError: as `latencies_in`.
     """
-    missing = wanted(family.space, _archs(path), n, seed)
+    missing = wanted(family.space, _archs(latencies_in(path, target)), n, seed)
     groups = [missing[i : i + devices.TOGETHER] for i in range(0, len(missing), devices.TOGETHER)]
-    machine = devices.machine()
-    with appending(path) as file:
-        for group in track(groups, "latency records"):
-            networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
-            times = devices.measure_many(target, networks, ROUNDS)
-            for arch, time in zip(group, times, strict=True):
-                facts = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs} | machine
-                add(file, Record(arch, "latency_ms", time.median_ms, "ms", str(target), facts))
+    for group in track(groups, "latency records"):
+        networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
+        add_latencies(path, target, group, devices.measure_many(target, networks, ROUNDS))
     return len(missing)
+
+
+def add_latencies(
+    path: Path, target: Target, archs: Sequence[Arch], times: Sequence[Latency]
+) -> None:
+    """Appends what was just measured on this machine."""
+    circumstances = devices.provenance(target)
+    with appending(path) as file:
+        for arch, time in zip(archs, times, strict=True):
+            spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
+            facts = spread | circumstances
+            add(file, Record(arch, LATENCY, time.median_ms, "ms", str(target), facts))
+
+
+def latencies_in(path: Path, target: Target) -> list[Record]:
+    """The latency records of the target that a file has, if there is one.
+
+    Raises:
+        InputError: they are of another machine, or of another version of the runtime.
+    """
+    return refuse_others(path, LATENCY, str(target), devices.provenance(target))
 
 
 def block_latencies(
@@ -192,9 +246,9 @@ def block_latencies(
     )
 
 
-def _archs(path: Path) -> list[Arch]:
-    """Those that a file of records has, each once."""
-    return list(dict.fromkeys(r.arch for r in read_jsonl(path))) if path.exists() else []
+def _archs(records: Sequence[Record]) -> list[Arch]:
+    """Those of records, each once."""
+    return list(dict.fromkeys(r.arch for r in records))
 
 
 def shape_of(family: Family, arch: Arch) -> tuple[int, int, int]:

@@ -8,10 +8,12 @@ of each number stands under it. Knows no networks and no data.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,17 @@ PRECISIONS = ("fp32", "bf16")
 RULES = ("random", "sandwich", "alternate")
 RECIPES = Path(__file__).parent / "recipes"
 
+# Beyond these there is no sense in a number, or some library fails in words of its own.
+LARGEST = 10**9
+MOST_ARCHS = 1000  # sub-networks a step
+MOST_PIXELS = 4096
+MOST_THREADS = 1024
+MOST_WORKERS = 256
+
 
 @dataclass(frozen=True)
 class PhaseSettings:
-    """One phase of training; its length is `steps` or `epochs`."""
+    """One phase of training; its length is `steps`, or `epochs` and before them `warmup_epochs`."""
 
     name: str
     lr: float
@@ -55,34 +64,39 @@ class PhaseSettings:
     own_images: bool = False
     # whether each sub-network of a step has a batch of its own; otherwise all have the same
     warmup: float = 0.0
-    # share of the phase in which the learning rate rises, 0 to 1
+    # share of the phase, at its beginning, in which the learning rate rises, 0 to 1
+    warmup_epochs: float | None = None
+    # passes over the training images in which it rises, before those of `epochs`; not with `warmup`
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError("needs steps or epochs, one of the two")
-        for name in ("lr", "steps", "epochs", "archs", "kernel", "depth", "expand", "width"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}: {value} is not above 0")
+        for name in ("lr", "steps", "epochs", "kernel", "depth", "expand", "width"):
+            _check(name, getattr(self, name), above=0, most=LARGEST)
         for name, count in self.open.items():
-            if not count > 0:
-                raise InputError(f"open: {name}: {count} is not above 0")
+            _check(f"open: {name}", count, above=0, most=LARGEST)
+        _check("archs", self.archs, least=1, most=MOST_ARCHS)
+        _check("distil", self.distil, least=0, most=LARGEST)
+        _check("warmup", self.warmup, least=0, most=1)
+        _check("warmup_epochs", self.warmup_epochs, least=0, most=LARGEST)
+        if self.warmup_epochs is not None and (self.epochs is None or self.warmup):
+            raise InputError(
+                f"warmup_epochs: {self.warmup_epochs} goes with epochs, not with steps or warmup"
+            )
         if self.rule not in RULES:
             raise InputError(f"rule: {self.rule!r}; there are {choices(RULES)}")
         if self.rule == "sandwich" and self.archs < 2:
             raise InputError(f"archs: {self.archs}; the sandwich rule needs at least 2")
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"warmup: {self.warmup} is not a share between 0 and 1")
-        if self.distil < 0:
-            raise InputError(f"distil: {self.distil} is negative")
 
     def share(self, images: int, batch: int) -> Share:
         """With its length in steps, for a training set of that many images."""
-        taken = batch * (self.archs if self.own_images else 1)
-        steps = self.steps or max(1, round((self.epochs or 0) * images / taken))
+        an_epoch = images / (batch * (self.archs if self.own_images else 1))  # steps
+        rising = self.warmup_epochs or 0
+        steps = self.steps or max(1, round((rising + (self.epochs or 0)) * an_epoch))
+        warmup = self.warmup * steps if self.warmup_epochs is None else rising * an_epoch
         as_they_are = {f.name for f in dataclasses.fields(Share)} - {"steps", "warmup"}
         same = {name: getattr(self, name) for name in as_they_are}
-        return Share(**same, steps=steps, warmup=round(self.warmup * steps))
+        return Share(**same, steps=steps, warmup=round(warmup))
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class Settings:
     resolutions: tuple[int, ...] | None = None
     # pixels; None: the family's own at ImageNet size, else 6/7 and 7/7 of the images' size
     batch_size: int = 128
-    # images, over all processes
+    # images, over all processes; 2 or more in each
     momentum: float = 0.9
     weight_decay: float = 3e-5
     # of weights; none on batch norm and biases
@@ -106,8 +120,9 @@ class Settings:
     precision: str = "fp32"
     # "fp32" or "bf16"
     seed: int = 0
+    # 0 to 2^63 - 1
     threads: int | None = None
-    # of PyTorch on the CPU; None: its own choice
+    # of PyTorch on the CPU; None: as many as it has
     checkpoint_seconds: float = 60.0
     # between two checkpoints
     log_steps: int = 20
@@ -116,22 +131,61 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.phases:
             raise InputError("phases: none given")
-        for name in ("batch_size", "log_steps", "checkpoint_seconds"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: {getattr(self, name)} is not above 0")
+        _check("batch_size", self.batch_size, least=2, most=LARGEST)  # batch norm needs 2
+        for name in ("log_steps", "checkpoint_seconds"):
+            _check(name, getattr(self, name), above=0, most=LARGEST)
         for name in ("momentum", "label_smoothing", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)} is not a share from 0 to below 1")
-        if self.weight_decay < 0:
-            raise InputError(f"weight_decay: {self.weight_decay} is negative")
+            _check(name, getattr(self, name), least=0, below=1)
+        _check("weight_decay", self.weight_decay, least=0, most=LARGEST)
+        _check("seed", self.seed, least=0, below=2**63)
+        _check("threads", self.threads, least=1, most=MOST_THREADS)
+        self._check_resolutions()
+        self._check_data()
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: {self.precision!r}; there are {choices(PRECISIONS)}")
         if self.phases[0].distil and self.phases[0].rule != "sandwich":
             raise InputError("phases: the first one has no teacher yet; its distil must be 0")
 
+    def _check_resolutions(self) -> None:
+        for resolution in self.resolutions or ():
+            _check("resolutions", resolution, least=1, most=MOST_PIXELS)
+        given = self.resolutions
+        if given is not None and (not given or list(given) != sorted(set(given))):
+            raise InputError(f"resolutions: {list(given)} is not an ascending list of pixels")
+
+    def _check_data(self) -> None:
+        _check("data: validation", self.data.validation, above=0, most=LARGEST)
+        _check("data: workers", self.data.workers, least=0, most=MOST_WORKERS)
+        _check("data: unreadable", self.data.unreadable, least=0, most=1)
+        if self.data.channels not in (None, 1, 3):
+            raise InputError(f"data: channels: {self.data.channels}; there are 1 and 3")
+        for mean in self.data.mean or ():
+            _check("data: mean", mean, least=-LARGEST, most=LARGEST)
+        for std in self.data.std or ():
+            _check("data: std", std, above=0, most=LARGEST)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` reads it."""
         return _plain(dataclasses.asdict(self))
+
+
+def _check(
+    name: str,
+    value: float | None,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuses a number outside its range, and what is no number at all; None is not given."""
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    given = {word: bound for word, bound in bounds.items() if bound is not None}
+    holds = {"at least": operator.ge, "above": operator.gt}
+    holds |= {"at most": operator.le, "below": operator.lt}
+    if value is not None and not all(holds[word](value, given[word]) for word in given):
+        wanted = " and ".join(f"{word} {bound:,}" for word, bound in given.items())
+        raise InputError(f"{name}: {value} is not {wanted}")
 
 
 def recipes() -> list[str]:
@@ -185,7 +239,7 @@ def _change(data: Any, change: str) -> None:
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2026-99-99
         raise InputError(f"{where}: not YAML: {error}") from None
 
 
@@ -224,6 +278,8 @@ def _parse(kind: type, data: Any, where: str) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise InputError(f"{where}: a whole number of {value.bit_length()} bits is too large")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if option is type(None):
@@ -238,7 +294,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             inner = typing.get_args(option)[1]
             return {str(k): _value(inner, v, f"{where}: {k}") for k, v in value.items()}
         elif option is float and _is_number(value):
-            return float(value)
+            with suppress(ValueError):  # 1.2.3e4
+                return float(value)
         elif (option is int and isinstance(value, int) and not isinstance(value, bool)) or (
             option in (str, bool) and isinstance(value, option)
         ):

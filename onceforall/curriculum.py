@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onceforall.errors import InputError, choices
+from onceforall.seeds import seed_of
 from onceforall.space import Arch, Space
 from onceforall.space.genes import RESOLUTION
 from onceforall.space.stages import KINDS
@@ -32,8 +33,9 @@ class Phase:
             largest and the smallest in turns and samples the rest, each at its own resolution.
         lr: peak learning rate: linear warm-up over `warmup` steps, then cosine to 0.
         distil: weight of the distillation loss beside the labels' (0: labels only).
-        sort_channels: expand ratios formed before this phase, by which the hidden channels
-            are sorted when it begins; None: not sorted.
+        sort_channels: how many expand ratios and how many widths of each stage were in use
+            before this phase, by which the hidden channels are sorted when it begins; None: not
+            sorted.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Phase:
     rule: str = "random"
     distil: float = 0.0
     own_images: bool = False
-    sort_channels: tuple[float, ...] | None = None
+    sort_channels: tuple[int, int] | None = None
 
     @property
     def batches(self) -> int:
@@ -61,7 +63,7 @@ class Phase:
 
     def sample(self, seed: int, step: int) -> list[Arch]:
         """The archs of a step, counted over the whole run."""
-        rng = np.random.default_rng((seed, step))
+        rng = np.random.default_rng(seed_of("archs", seed, step))
         if self.rule == "sandwich":
             ends = [self.space.largest(), self.space.smallest()]
             return ends + self.space.decode(self.space.sample(rng, self.archs - 2))
@@ -126,15 +128,15 @@ def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
     if not shares:
         raise InputError("phases: none given")
     phases = []
-    opened = 1
+    longest = max(len(stage.expand) for stage in space.stages) if space.staged else 1
+    opened = widths = 1  # choices of expand ratios and of widths in use so far
     for share in shares:
         expand = share.open.get("expand", share.expand)
         formed = None
-        if space.staged:
-            longest = max(len(stage.expand) for stage in space.stages)
-            if min(expand, longest) > opened:
-                formed = space.stages[0].expand[-opened:]
-                opened = expand
+        if min(expand, longest) > opened:
+            formed = (opened, widths)
+            opened = expand
+        widths = max(widths, share.open.get("width", share.width))
         part = _opened(space, share)
         phases.append(
             Phase(

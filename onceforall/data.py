@@ -12,9 +12,14 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from http.client import HTTPException
+from io import StringIO
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 import numpy as np
@@ -22,8 +27,8 @@ import torch
 from torch import Tensor
 
 from onceforall.errors import InputError, choices
-from onceforall.files import cache_folder
-from onceforall.folders import PARTS, Files, read_split, short_sides
+from onceforall.files import cache_folder, read_json
+from onceforall.folders import PARTS, Files, changed, read_split, short_sides
 from onceforall.images import (
     AUGMENTATIONS,
     SMALL,
@@ -33,7 +38,7 @@ from onceforall.images import (
     Normalisation,
     in_memory,
 )
-from onceforall.progress import say
+from onceforall.progress import busy
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 FASHION_CLASSES = (
@@ -48,6 +53,7 @@ FASHION_CLASSES = (
     "bag",
     "ankle-boot",
 )
+CONTENTS = "data.json"  # in a run's folder: the `contents` of the data it was trained on
 IN_MEMORY_BYTES = 2**30  # small images up to this much are held in memory
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -89,6 +95,12 @@ class Data:
         }
 
 
+def changes_since(path: Path, data: Data, parts: Sequence[str] = PARTS) -> str:
+    """How the images of these parts differ from those whose `contents` a file holds, in a few
+    words; "" where they do not, or where there is no such file."""
+    return changed(read_json(path), data.contents, parts) if path.exists() else ""
+
+
 @dataclass(frozen=True)
 class Source:
     """What is asked for: all that a config says of data."""
@@ -114,8 +126,6 @@ def load(source: Source) -> Data:
         raise InputError(
             f"data: augmentation: {source.augmentation!r}; there are {choices(AUGMENTATIONS)}"
         )
-    if not 0 <= source.unreadable <= 1:
-        raise InputError(f"data: unreadable: {source.unreadable} is not a share from 0 to 1")
     if source.name in _NAMED:
         return _NAMED[source.name](source)
     if Path(source.name).is_dir():
@@ -150,15 +160,36 @@ def _fashion_folder(root: str | None) -> Path:
         raise InputError(f"data: root: no Fashion-MNIST files in {root}")
     from torchvision.datasets import FashionMNIST
 
-    say(f"downloading Fashion-MNIST to {downloads}")
+    target = downloads / "FashionMNIST" / "raw"
     try:
-        FashionMNIST(str(downloads), download=True)
-    except (OSError, RuntimeError) as error:
+        with _downloading("Fashion-MNIST"):
+            FashionMNIST(str(downloads), download=True)
+    except DownloadError as error:
         raise InputError(
             f"data: Fashion-MNIST is not in {FASHION_FOLDER} and cannot be downloaded ({error});"
-            f" put its four .gz files into {downloads / 'FashionMNIST' / 'raw'}"
+            f" put its four .gz files into {target}"
         ) from None
-    return downloads / "FashionMNIST" / "raw"
+    return target
+
+
+class DownloadError(Exception):
+    """Why a download failed, in one line."""
+
+
+@contextmanager
+def _downloading(name: str) -> Iterator[None]:
+    """Keeps what torchvision prints from the terminal.
+
+    Raises:
+        DownloadError: in place of what torchvision raises, of many kinds and on many lines.
+    """
+    try:
+        with busy(f"downloading {name}"), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    except (OSError, RuntimeError, ValueError, EOFError, HTTPException, TarError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        last = lines[-1] if lines else type(error).__name__
+        raise DownloadError(re.sub(r"^<urlopen error (?:\[.*?\] )?(.*)>$", r"\1", last)) from None
 
 
 def _idx(folder: Path, name: str) -> np.ndarray:
@@ -206,11 +237,14 @@ def _cifar10(source: Source) -> Data:
     if (root / "train").is_dir() and (root / "test").is_dir():
         return _folder(source, root)  # the same images as files
     try:
-        parts = [CIFAR10(str(root), train=t, download=source.root is None) for t in (True, False)]
-    except (OSError, RuntimeError) as error:
+        with _downloading("CIFAR-10"):
+            fetch = source.root is None
+            parts = [CIFAR10(str(root), train=t, download=fetch) for t in (True, False)]
+    except DownloadError as error:
+        without = "" if source.root else f" and cannot be downloaded ({error})"
         raise InputError(
-            f"data: CIFAR-10 is not in {root} and cannot be downloaded ({error});"
-            " root may also be a folder with train/<class>/ and test/<class>/ images"
+            f"data: CIFAR-10 is not in {root}{without}; unpack cifar-10-python.tar.gz there,"
+            " or give as root a folder with train/<class>/ and test/<class>/ images"
         ) from None
     arrays = [(torch.from_numpy(p.data).permute(0, 3, 1, 2), list(p.targets)) for p in parts]
     return _in_memory(source, tuple(parts[0].classes), arrays[0], arrays[1], "shift+flip")

@@ -1,8 +1,8 @@
 """Several processes on one training run: ranks, and gradients averaged over them.
 
 Started by `torchrun`; without it there is one process and nothing to do. Each process
-takes its share of every batch and the same archs, so all of them step alike. Knows no
-networks, only parameters.
+starts with the first one's weights, takes its share of every batch and the same archs,
+so all of them step alike. Knows no networks, only tensors.
 """
 
 from __future__ import annotations
@@ -32,9 +32,21 @@ class Group:
         """This process's part of a batch."""
         return indices[self.rank :: self.size]
 
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Gives all processes the first one's values, in place."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, 0)
+            tensor.detach().copy_(sent)
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Mean over the processes, in place, as one message. Parameters that no arch of this step
-        uses have no gradient in any process."""
+        uses have no gradient in any process, and get none here: a step leaves them alone, as it
+        does in a single process."""
         if self.size == 1:
             return
         import torch.distributed as dist

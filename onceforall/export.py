@@ -3,7 +3,8 @@
 ONNX is written from the traced graph by a visible table of operations, batch norm folded
 into the convolution before it. PyTorch's own exporter gives an equal file, but takes
 seconds where this takes a tenth, and latency records need hundreds. A network with
-an operation that is not in the table goes through PyTorch's exporter. Knows an
+an operation that is not in the table, or one that cannot be traced, goes through PyTorch's
+exporter. What is written and run is a copy on the CPU, wherever the network is. Knows an
 `nn.Module`, never an arch.
 """
 
@@ -12,9 +13,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import logging
 import operator
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ FORMATS = {"onnx": ".onnx", "pt2": ".pt2"}
 OPSET = 17
 IR_VERSION = 8  # read by ONNX Runtime 1.14 and later
 TOLERANCE = 1e-4  # largest difference to PyTorch, as a share of the largest logit
+ONNX_BYTES = 2**31 - 2**20  # an ONNX file is below 2 GiB; a MiB is left for the graph
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,27 @@ def export(
         facts: written into the file: what whoever runs it must know (classes, mean, std).
 
     Raises:
-        InputError: unknown format, or the path exists.
+        InputError: unknown format, the path exists, or no way is known to write the network.
         RuntimeError: the file does not compute what the network does; it is not kept.
     """
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not known; there are {choices(FORMATS)}")
     refuse_existing(path, overwrite)
-    network = network.eval()
+    network = copy.deepcopy(network).cpu().eval()
     write, run = _WRITERS[format]
     found: list[float] = []
 
     def write_and_check(temporary: Path) -> None:
-        write(network, shape, temporary, facts or {})
+        write(network, shape, temporary, _texts(facts or {}))
         found.append(_difference(network, shape, lambda x: run(temporary, x)))
 
     write_atomically(path, write_and_check, overwrite=overwrite)
     return Exported(path, format, path.stat().st_size, found[0])
+
+
+def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Facts as files hold them: a text as it is, all else as JSON."""
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
 
 
 def _difference(
@@ -112,17 +123,30 @@ def to_onnx(
 
     Raises:
         MissingExtraError: an operation beyond the table, and no onnxscript to export it with.
+        InputError: PyTorch's exporter cannot write it either, or it is too large.
     """
+    _write_onnx(copy.deepcopy(network).cpu().eval(), shape, path, _texts(facts or {}))
+
+
+def _write_onnx(
+    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, str]
+) -> None:
+    """Of a network in evaluation mode on the CPU, which is changed."""
     try:
         import onnx
     except ModuleNotFoundError:  # where torch and its like were installed by other means
         raise InputError("writing ONNX needs onnx: pip install onnx") from None
 
-    network = copy.deepcopy(network).eval()
+    size = sum(t.numel() * 4 for t in (*network.parameters(), *network.buffers()))
+    if size > ONNX_BYTES:
+        raise InputError(
+            f"{type(network).__name__}: its weights take {size / 2**30:.1f} GiB;"
+            " an ONNX file holds less than 2, pt2 any"
+        )
     try:
         graph = _Emitter(network, shape).graph()
     except _UncoveredError:
-        _by_pytorch(network, shape, path)
+        _by_pytorch(network, shape, path, facts)
         return
     model = onnx.helper.make_model(
         graph,
@@ -130,14 +154,13 @@ def to_onnx(
         ir_version=IR_VERSION,
         producer_name="onceforall",
     )
-    written = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (facts or {}).items()}
-    onnx.helper.set_model_props(model, written)
+    onnx.helper.set_model_props(model, dict(facts))
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
 
 
 class _UncoveredError(Exception):
-    """An operation that the table below does not have."""
+    """An operation that the table below does not have, or none that can be seen."""
 
 
 class _Emitter:
@@ -152,13 +175,18 @@ class _Emitter:
     def graph(self) -> Any:
         import onnx
 
-        nodes = list(fx.Tracer().trace(self.network).nodes)
+        try:
+            nodes = list(fx.Tracer().trace(self.network).nodes)
+        except Exception as error:  # whatever the forward of a foreign network raises
+            raise _UncoveredError(str(error)) from None
         out = ""
         for node in nodes:
-            if node.op == "placeholder":
+            if node.op == "placeholder" and not self.named:
                 self.named[node] = "image"
-            elif node.op == "output":
+            elif node.op == "output" and isinstance(node.args[0], fx.Node):
                 out = self.named[node.args[0]]
+            elif node.op in ("placeholder", "output"):
+                raise _UncoveredError(node.name)
             elif node not in self.named:  # a batch norm may be folded already
                 self.named[node] = self._emit(node)
         logits = onnx.helper.make_node("Identity", [out], ["logits"])
@@ -187,6 +215,8 @@ class _Emitter:
 
     def _emit(self, node: fx.Node) -> str:
         inputs = [self.named[a] for a in node.args if isinstance(a, fx.Node)]
+        if node.kwargs or len(inputs) != len(node.args):
+            raise _UncoveredError(node.name)
         if node.op == "call_module":
             module = self.network.get_submodule(str(node.target))
             if isinstance(module, nn.Conv2d):
@@ -228,7 +258,7 @@ class _Emitter:
         users = list(node.users)
         if len(users) == 1 and users[0].op == "call_module":
             module = self.network.get_submodule(str(users[0].target))
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 return users[0], module
         return None
 
@@ -249,6 +279,8 @@ def _relu6(e: _Emitter, name: str, module: nn.Module, inputs: list[str]) -> str:
 
 
 def _norm(e: _Emitter, name: str, module: nn.BatchNorm2d, inputs: list[str]) -> str:
+    if module.weight is None or module.running_mean is None:
+        raise _UncoveredError(name)
     parts = ("weight", "bias", "running_mean", "running_var")
     values = [e.weight(f"{name}.{p}", getattr(module, p)) for p in parts]
     return e.add("BatchNormalization", inputs + values, name, epsilon=module.eps)
@@ -325,28 +357,47 @@ _FUNCTIONS: dict[Any, str] = {
 }
 
 
-def _by_pytorch(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def _by_pytorch(
+    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, str]
+) -> None:
     """PyTorch's exporter, for networks with operations beyond the table."""
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtraError("onnxscript", "export", "exporting this network to ONNX")
-    x = torch.zeros((2, *shape))
-    program = torch.onnx.export(
-        network,
-        (x,),
-        dynamo=True,
-        verbose=False,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("N")},),
-    )
+    with _refusing(network, "ONNX"):
+        program = torch.onnx.export(
+            network,
+            (torch.zeros((2, *shape)),),
+            dynamo=True,
+            verbose=False,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
     assert program is not None
+    program.model.metadata_props.update(facts)
     program.save(str(path))
 
 
-def _write_onnx(
-    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, Any]
-) -> None:
-    to_onnx(network, shape, path, facts)
+@contextmanager
+def _refusing(network: nn.Module, form: str) -> Iterator[None]:
+    """Makes one line of what PyTorch's exporters raise, and nothing of what they print."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # of many kinds
+        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise InputError(
+            f"{type(network).__name__}: cannot be written as {form}: {reason}"
+            f" ({type(error).__name__})"
+        ) from None
+    finally:
+        logger.setLevel(level)
 
 
 def run_onnx(path: Path, x: Tensor) -> Tensor:
@@ -356,21 +407,22 @@ def run_onnx(path: Path, x: Tensor) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.cpu().numpy()})[0])
 
 
 # --- PyTorch's own
 
 
 def _write_pt2(
-    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, Any]
+    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, str]
 ) -> None:
-    batch = torch.export.Dim("N", min=1)
-    program = torch.export.export(
-        network, (torch.zeros((2, *shape)),), dynamic_shapes=({0: batch},)
-    )
-    extra = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
-    torch.export.save(program, path, extra_files=extra)
+    with _refusing(network, "pt2"):
+        program = torch.export.export(
+            network,
+            (torch.zeros((2, *shape)),),
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+        )
+    torch.export.save(program, path, extra_files=dict(facts))
 
 
 def _run_pt2(path: Path, x: Tensor) -> Tensor:

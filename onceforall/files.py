@@ -5,15 +5,25 @@ Knows paths and bytes only.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from onceforall.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = ".written-by-onceforall"  # in the folder of a file that is being written
 
 
 def refuse_existing(path: Path, overwrite: bool = False) -> None:
@@ -36,25 +46,58 @@ def exists(path: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
-    """Calls `write` with a temporary path beside `path` and moves the result into place.
+    """Calls `write` with a temporary path near `path` and moves the result into place.
 
-    A reader sees the old file or the new one, whole; on an error nothing is left behind.
+    A reader sees the old file or the new one, whole; on an error nothing is left behind. What a
+    writer of this path left that was killed meanwhile is removed first.
     """
     refuse_existing(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    remove_leftovers(path.parent, path.name)
+    folder, handle = _working_folder(path)
     try:
+        temporary = folder / path.name
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
+        temporary.chmod(0o666 & ~umask)  # some writers make files for their owner alone
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes from a folder what `write_atomically` had begun when its process was killed: of the
+    file `name`, or of all files. A writer that lives holds a lock, so its work is left alone; so
+    is all where the file system or the platform has no locks."""
+    if fcntl is None:
+        return
+    for lock in folder.glob(f".{'*' if name is None else glob.escape(name)}.*/{_LOCK}"):
+        with suppress(OSError):  # locked by a living writer, just removed by another, or no locks
+            handle = os.open(lock, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
+            finally:
+                os.close(handle)
+
+
+def _working_folder(path: Path) -> tuple[Path, int]:
+    """A fresh folder beside `path`, and the open file in it whose lock says that we live. A writer
+    may put files of its own beside the one it was asked for: they lie in there, too."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        lock = folder / _LOCK
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock.exists():
+            return folder, handle
+        os.close(handle)  # somebody took it for a leftover before it was locked: once more
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
+import os
 import random
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,10 +54,11 @@ class Images(Protocol):
         ...
 
 
-def in_order(n: int, batch: int, resolution: int) -> Iterator[Request]:
-    """All of n images, each once, as they are evaluated."""
-    for start in range(0, n, batch):
-        yield Request(range(start, min(start + batch, n)), resolution)
+def in_order(images: range | int, batch: int, resolution: int) -> Iterator[Request]:
+    """These images (the first so many), each once, as they are evaluated."""
+    every = range(images) if isinstance(images, int) else images
+    for start in range(0, len(every), batch):
+        yield Request(every[start : start + batch], resolution)
 
 
 @dataclass(frozen=True)
@@ -187,9 +192,9 @@ class FileImages:
             batch_sampler=keys,  # type: ignore[arg-type]
             num_workers=self.workers,
             collate_fn=_collate,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
         )
-        for images, labels, failed in loader:
+        for images, labels, failed in _started(loader):
             self._note(failed)
             yield images, labels
 
@@ -280,8 +285,39 @@ def _collate(
     return images, torch.tensor([label for _, label in good]), failed
 
 
-def _one_thread(_: int) -> None:
+_STOPS = {signal.SIGINT, signal.SIGTERM}  # of a terminal, of a batch system
+_SENDERS_KNOWN = hasattr(signal, "sigwaitinfo")  # whose a signal is; not on macOS and Windows
+
+
+def _started(loader: Any) -> Iterator[Any]:
+    """The batches of a loader. Its workers are started with the signals to stop held back, and
+    hold them back from their first moment on; here they arrive afterwards."""
+    if not _SENDERS_KNOWN:
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(_: int) -> None:
+    """A worker ends when its parent says so or is gone, and by no other signal to stop: one that
+    is sent to all processes at once (a terminal's Ctrl-C, a batch system's SIGTERM) leaves the
+    parent the images of the step that it wants to finish."""
     torch.set_num_threads(1)  # the workers are the parallelism
+    if _SENDERS_KNOWN:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Waits for the parent's SIGTERM: what it sends to a worker that is in its way at the end. (A
+    worker whose parent is gone is ended by torch's own watch.)"""
+    parent = multiprocessing.parent_process()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent and parent.pid):
+        pass
+    os._exit(0)
 
 
 def open_image(path: Path, channels: int) -> Any:

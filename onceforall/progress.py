@@ -64,7 +64,7 @@ def busy(description: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(description):
+    with Console(file=sys.stderr).status(description):  # also where stderr is redirected within
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from onceforall import config, data
 from onceforall.errors import InputError
+from onceforall.progress import say
 from onceforall.supernet import SuperNet
 from onceforall.weights import load_supernet
 
@@ -20,10 +21,19 @@ class Run:
     supernet: SuperNet
     facts: dict[str, Any]  # those of its checkpoint
     source: data.Source
+    own_data: bool = True  # not another data set than it was trained on
 
     def data(self) -> data.Data:
-        """Its data set, found again and split as it was in training."""
+        """Its data set, found again and split as it was in training. Where its images are others
+        now, it says which: no image has moved from one part to another for that."""
         found = data.load(self.source)
+        if self.own_data:
+            changes = data.changes_since(self.folder / data.CONTENTS, found)
+            if changes:
+                say(
+                    f"{self.source.name}: images have changed since {self.folder} was trained:"
+                    f" {changes}"
+                )
         if len(found.classes) != self.supernet.family.classes:
             raise InputError(
                 f"{self.source.name}: has {len(found.classes)} classes now,"
@@ -54,4 +64,4 @@ def open_run(folder: Path, name: str | None = None, root: str | None = None) -> 
         source = replace(source, name=name)
     if root is not None:
         source = replace(source, root=root)
-    return Run(folder, supernet, facts, source)
+    return Run(folder, supernet, facts, source, own_data=name is None)

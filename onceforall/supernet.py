@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -117,30 +117,49 @@ class SuperNet(nn.Module):
         return network.train(self.training)
 
     @torch.no_grad()
-    def sort_channels(self, formed: Sequence[float] | None = None) -> None:
-        """Sorts the hidden channels of every block by importance, so that smaller widths keep the
-        most important ones; the largest network computes what it did before.
+    def sort_channels(self, formed: int = 1, widths: int = 1) -> None:
+        """Sorts the hidden channels of every block by importance, so that smaller expand ratios
+        keep the most important ones; the largest network computes what it did before.
 
         Args:
-            formed: expand ratios in use so far (the largest where None). The width bands between
-                them have been trained as such, and their channels stay within their band (paper,
-                section 3.3 and the authors' code).
+            formed: how many expand ratios of each stage, from its largest down, are in use so far.
+                The bands between them have been trained as such, and their channels stay within
+                their band (paper, section 3.3 and the authors' code), so that all sub-networks of
+                these ratios compute what they did before.
+            widths: how many widths of each stage are in use so far, from the largest down. Hidden
+                channels are counted from a block's width, so each has bands of its own.
+
+        The channels inside a squeeze-excite have no bands, as in the authors' code: there the
+        sub-networks of smaller ratios do change a little.
         """
         for s, stage in enumerate(self.space.stages):
-            ratios = sorted(formed or stage.expand[-1:], reverse=True)
             for b in range(stage.blocks):
                 block = self.network.get_submodule(block_name(s, b))
                 if not isinstance(block, Elastic):
                     continue
                 tensors = {**dict(block.named_parameters()), **dict(block.named_buffers())}
                 for group in block.channel_groups():
-                    edges = [block.hidden_channels(r) for r in ratios[1:]] if group.elastic else []
+                    edges = self._formed(s, b, formed, widths) if group.elastic else ()
                     weight, dim = group.importance
                     others = [d for d in range(tensors[weight].dim()) if d != dim]
                     importance = tensors[weight].abs().sum(others)
                     order = importance_order(importance, edges)
                     for member, dim in group.members:
                         tensors[member].copy_(tensors[member].index_select(dim, order))
+
+    def _formed(self, s: int, b: int, ratios: int, widths: int) -> set[int]:
+        """Numbers of hidden channels that a block has at the largest ratios and widths."""
+        stage, before = self.space.stages[s], self.space.stages[s - 1]
+        entering = before.width[-widths:] if s else (self.family.stem_width,)
+        formed = set()
+        for width in stage.width[-widths:]:
+            for width_in in (width,) if b else entering:
+                at = self.family.block(s, b, stage.kernel[-1], stage.expand[-1], width_in, width)
+                with torch.device("meta"):
+                    block = at.build()
+                assert isinstance(block, Elastic)
+                formed |= {block.hidden_channels(ratio) for ratio in stage.expand[-ratios:]}
+        return formed
 
 
 def center_crop(kernel: Tensor, size: int) -> Tensor:
@@ -149,7 +168,7 @@ def center_crop(kernel: Tensor, size: int) -> Tensor:
     return kernel[..., start : start + size, start : start + size]
 
 
-def importance_order(importance: Tensor, edges: Sequence[int]) -> Tensor:
+def importance_order(importance: Tensor, edges: Collection[int]) -> Tensor:
     """Indices that sort `importance` descending, each band between `edges` within itself."""
     bounds = sorted({0, len(importance), *edges})
     return torch.cat(

@@ -3,14 +3,15 @@
 Everything a run needs and makes is in its folder:
 
     settings.json          the settings it was started with
+    data.json              what its images were: by part and class their number and a digest
     metrics.jsonl          a line every few steps, and one at the end of each phase
     training.safetensors   the latest checkpoint, to resume from
     teacher.safetensors    the trained largest network, which teaches the others
     supernet.safetensors   the result
 
-Batches, archs and augmentation are functions of the seed and the step's number, so a
-run that was stopped and resumed takes the same steps as one that was not. Knows a
-`SuperNet`, never a family's layers.
+Batches, archs, augmentation and dropout are functions of the seed, the step's number and
+the rank, so a run that was stopped and resumed takes the same steps as one that was not.
+Knows a `SuperNet`, never a family's layers.
 """
 
 from __future__ import annotations
@@ -31,21 +32,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onceforall import checkpoint
+from onceforall import checkpoint, config
 from onceforall.accuracy import accuracy, calibrated, placing
 from onceforall.config import Settings
 from onceforall.curriculum import Curriculum, Phase, curriculum
-from onceforall.data import Data
+from onceforall.data import CONTENTS, Data, changes_since
 from onceforall.distributed import Group
-from onceforall.errors import InputError, Stopped
-from onceforall.files import write_json
+from onceforall.errors import InputError, Stopped, choices
+from onceforall.files import read_json, remove_leftovers, write_json
 from onceforall.images import Request
 from onceforall.losses import distilled, supervised
 from onceforall.progress import Bar, bar, say
 from onceforall.scale import family_of
+from onceforall.seeds import seed_of
 from onceforall.supernet import SuperNet
 from onceforall.weights import load_exactly, load_network, save_network, save_supernet
 
+SUPERNET = "supernet.safetensors"  # the result's name in a run's folder
 CHECKED_IMAGES = 2000  # of validation, at the end of each phase
 
 
@@ -62,17 +65,31 @@ class Outcome:
 def train(
     run: Path, settings: Settings, data: Data, *, resume: bool = False, group: Group | None = None
 ) -> Outcome:
-    """Trains a supernet in the folder `run`.
+    """Trains a supernet in the folder `run`; with `resume`, goes on with the run that is there,
+    which is nothing where it has been trained to its end.
+
+    PyTorch's random state and its number of threads are as before when it returns.
 
     Raises:
         InputError: the folder holds a run already (without `resume`), or one with other settings.
-        Stopped: Ctrl-C; a checkpoint was written.
+        Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
     """
     group = group or Group()
-    _prepare_folder(run, settings, resume, group)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    return _Run(run, settings, data, group).go()
+    _prepare_folder(run, settings, data, resume, group)
+    cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda), _threads(settings.threads):
+        return _Run(run, settings, data, group).go()
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """PyTorch with that many threads (as it is where None) while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def at_resolution(images: Tensor, resolution: int) -> Tensor:
@@ -84,7 +101,18 @@ def at_resolution(images: Tensor, resolution: int) -> Tensor:
 
 
 def sgd(module: nn.Module, settings: Settings) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; no weight decay on batch norm and biases."""
+    """SGD with Nesterov momentum; no weight decay on batch norm and biases.
+
+    What gets no gradient in a step is not touched by it, neither by weight decay nor by momentum:
+    the blocks that none of the step's archs has, and the kernel transforms that none uses. The
+    channels that none uses of a block that is used get a gradient of 0, so they do decay and
+    move on with their momentum.
+
+    The authors' code differs in the blocks: its `zero_grad()` filled gradients with 0 (PyTorch's
+    own way before 2.0), so there unused blocks, too, decay and move on with their momentum. Here
+    a block moves only by images that it has seen, however seldom its depth is drawn, and no
+    zeros are summed over the processes.
+    """
     decayed = [p for p in module.parameters() if p.dim() > 1]
     others = [p for p in module.parameters() if p.dim() <= 1]
     groups: list[dict[str, Any]] = [
@@ -95,26 +123,63 @@ def sgd(module: nn.Module, settings: Settings) -> torch.optim.SGD:
     return torch.optim.SGD(groups, 0.0, momentum, nesterov=momentum > 0, foreach=True)
 
 
-def _prepare_folder(run: Path, settings: Settings, resume: bool, group: Group) -> None:
+def _prepare_folder(run: Path, settings: Settings, data: Data, resume: bool, group: Group) -> None:
     path = run / "settings.json"
     if path.exists() and not resume:
         raise InputError(f"{run}: holds a run already; resume it, or name another folder")
     if path.exists():
-        before, now = json.loads(path.read_text()), settings.to_dict()
-        free = {"threads", "checkpoint_seconds", "log_steps"}  # these do not change the result
-        for key in sorted(set(before) | set(now)):
-            if key not in free and before.get(key) != now.get(key):
-                raise InputError(
-                    f"{path}: {key} was {before.get(key)!r}, now {now.get(key)!r};"
-                    " a run is resumed with its own settings"
-                )
+        _refuse_changes(config.from_dict(read_json(path), str(path)), settings, path)
+        changes = changes_since(run / CONTENTS, data, ("train",))
+        if changes:
+            raise InputError(
+                f"{run}: its training images have changed ({changes}); put them back as they were,"
+                " or start a new run"
+            )
     elif resume:
         raise InputError(f"{run}: no run to resume there")
     group.wait()
-    if group.first and not path.exists():
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise InputError(f"{run}: exists and is not a run; name another folder")
-        write_json(path, settings.to_dict())
+    if not group.first:
+        return
+    remove_leftovers(run)
+    if path.exists():
+        return
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise InputError(f"{run}: exists and is not a run; name another folder")
+    write_json(run / CONTENTS, data.contents)
+    write_json(path, settings.to_dict())
+
+
+# What may change when a run is resumed: the result does not depend on it.
+FREE = (
+    "threads",
+    "checkpoint_seconds",
+    "log_steps",
+    "data.root",
+    "data.workers",
+    "data.unreadable",
+)
+
+
+def _refuse_changes(before: Settings, now: Settings, path: Path) -> None:
+    """Compares settings as they are understood: where a file written by an earlier version lacks
+    one, it had the default."""
+    was, wanted = _flat(before.to_dict()), _flat(now.to_dict())
+    for key in sorted({*was, *wanted} - {*FREE}):
+        if was.get(key) != wanted.get(key):
+            raise InputError(
+                f"{path}: {key} was {was.get(key)!r}, now {wanted.get(key)!r};"
+                f" a run is resumed with its own settings, but for {choices(FREE)}"
+            )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Plain data by the names that the command line has for it, such as `phases.0.lr`."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    flat: dict[str, Any] = {}
+    for key, part in inside:
+        nested = isinstance(part, dict) or key == "phases"
+        flat |= _flat(part, f"{name}{key}.") if nested else {f"{name}{key}": part}
+    return flat
 
 
 class _Run:
@@ -123,6 +188,7 @@ class _Run:
     def __init__(self, folder: Path, settings: Settings, data: Data, group: Group) -> None:
         self.folder, self.settings, self.data, self.group = folder, settings, data, group
         self.family = family_of(settings, data)
+        self._seed("build")  # for layers that draw their weights themselves
         generator = torch.Generator().manual_seed(settings.seed)
         self.supernet = SuperNet(self.family, generator).to(group.device)
         self._lay_out(self.supernet)
@@ -132,6 +198,11 @@ class _Run:
             raise InputError(
                 f"batch_size: {settings.batch_size} is more than the {len(data.train)} images"
             )
+        if settings.batch_size < 2 * group.size:
+            raise InputError(
+                f"batch_size: {settings.batch_size} is not enough for {group.size} processes:"
+                " batch norm needs 2 images or more in each"
+            )
         self.teacher: nn.Module | None = None
         self.step = 0
         self.seconds = 0.0
@@ -139,10 +210,15 @@ class _Run:
         self.optimizer = self._new_optimizer()
 
     def go(self) -> Outcome:
+        total = self.curriculum.steps
         self._load()
+        if self.step == total and (self.folder / SUPERNET).exists():
+            if self.group.first:
+                say(f"{self.folder}: trained to its end already, {total} steps; nothing to do")
+            return Outcome(self.folder, self.step, self.seconds, self.metrics)
+        self.group.broadcast([*self.supernet.parameters(), *self.supernet.buffers()])
         start = time.monotonic()
         saved = start
-        total = self.curriculum.steps
         stream = self.data.train.stream(self._requests())
         with _interrupts() as interrupted, self._bar(total) as shown:
             meter = _Meter()
@@ -177,6 +253,13 @@ class _Run:
         if self.group.device.type == "cpu":
             module.to(memory_format=torch.channels_last)
 
+    def _seed(self, purpose: str, *numbers: int) -> None:
+        """Seeds PyTorch's own generators, which dropout draws from."""
+        seed = seed_of(purpose, self.settings.seed, *numbers)
+        torch.default_generator.manual_seed(seed)
+        if self.group.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     # --- one step
 
     def _train_step(
@@ -187,6 +270,7 @@ class _Run:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = phase.learning_rate(k)
         self.supernet.train()
+        self._seed("dropout", self.step, self.group.rank)
         archs = phase.sample(self.settings.seed, self.step)
         parts = len(archs) if phase.own_images else 1
         batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
@@ -241,11 +325,13 @@ class _Run:
                 epoch, i = divmod(number, per_epoch)
                 number += 1
                 if epoch != shuffled:
-                    order = np.random.default_rng((seed, 1, epoch)).permutation(n).tolist()
+                    rng = np.random.default_rng(seed_of("order", seed, epoch))
+                    order = rng.permutation(n).tolist()
                     shuffled = epoch
                 indices += self.group.share(order[i * batch : (i + 1) * batch])
             resolution = max(arch.resolution for arch in phase.sample(seed, step))
-            yield Request(indices, resolution, seed * 1_000_003 + step * 64 + self.group.rank)
+            augmentation = seed_of("augmentation", seed, step, self.group.rank)
+            yield Request(indices, resolution, augmentation)
 
     # --- phases
 
@@ -264,7 +350,7 @@ class _Run:
                     overwrite=True,
                 )
         if phase.sort_channels is not None:
-            self.supernet.sort_channels(phase.sort_channels)
+            self.supernet.sort_channels(*phase.sort_channels)
         self.optimizer = self._new_optimizer()  # momentum of unsorted channels means nothing
 
     def _frozen(self, network: nn.Module) -> nn.Module:
@@ -320,7 +406,12 @@ class _Run:
             momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
-        facts = {"step": self.step, "seconds": self.seconds, "family": self.family.name}
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "family": self.family.name,
+            "processes": self.group.size,
+        }
         path = self.folder / "training.safetensors"
         checkpoint.save(path, "training", tensors, facts, overwrite=True)
 
@@ -339,6 +430,12 @@ class _Run:
             if momentum is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
         self.step, self.seconds = found.facts["step"], found.facts["seconds"]
+        processes = found.facts.get("processes", self.group.size)  # the first version did not say
+        if processes != self.group.size and self.step < self.curriculum.steps:
+            raise InputError(
+                f"{path}: processes was {processes}, now {self.group.size}: each normalises by its"
+                " own part of a batch, so the steps would be others; start as many as before"
+            )
         if (self.folder / "teacher.safetensors").exists():
             teacher, _, _ = load_network(self.folder / "teacher.safetensors")
             self.teacher = self._frozen(teacher)
@@ -361,7 +458,7 @@ class _Run:
     def _finish(self) -> None:
         if self.group.first:
             facts = {"data": self.data.facts(), "training": self.settings.to_dict()}
-            path = self.folder / "supernet.safetensors"
+            path = self.folder / SUPERNET
             save_supernet(path, self.supernet, facts, overwrite=True)
         self.group.wait()
 

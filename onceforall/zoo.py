@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
 from functools import cache
+from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,10 +247,11 @@ def _fetch(url: str, target: Path, expected: str | None) -> None:
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         _download(url, part)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # URLError and HTTPError are OSErrors
         reason = getattr(error, "reason", None) or error
+        why = getattr(reason, "strerror", None) or " ".join(str(reason).split())
         raise InputError(
-            f"{url}: cannot be downloaded ({reason}); fetch it elsewhere and put it at {target}"
+            f"{url}: cannot be downloaded ({why}); fetch it elsewhere and put it at {target}"
         ) from None
     try:
         _verify(part, expected)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from onceforall import families, records
 from onceforall.cli import app
 from onceforall.errors import InputError
+from onceforall.records import Record
 
 MINI = families.get("mbv3_mini").space
 POPULATION = MINI.sample(np.random.default_rng(0), 60)
@@ -89,7 +90,7 @@ def test_fit_latency_with_a_source(tmp_path: Path, file: Path) -> None:
         (["--metric", "none"], "column 'none' is missing"),
         (["--test-fraction", "1.5"], "--test-fraction: 1.5 is not between 0 and 1"),
         (["--source", "nowhere.csv"], "nowhere.csv: no such file"),
-        (["--device", "gpu"], "column 'device' has no 'gpu'"),
+        (["--device", "gpu"], "records.csv: has no column 'device' in which 'gpu' could stand"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, file: Path, arguments: list[str], told: str) -> None:
@@ -109,6 +110,45 @@ def test_devices_in_a_column(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has records of a, b; name one with --device"):
         run(*base)
     assert run(*base, "--device", "b")["n"] == 30
+
+
+def test_devices_in_records_of_ours(tmp_path: Path) -> None:
+    """One device, named or not; several, one of them named; sources of the same file."""
+    archs = MINI.decode(POPULATION[:18])
+    values = {"cpu": 1.01 * BLOCKS[:18], "gpu": 10.1 * BLOCKS[:18]}
+    made = {
+        device: [
+            Record(arch, "latency_ms", ms, "ms", device, {"runtime": device, "p10_ms": 0.9 * ms})
+            for arch, ms in zip(archs, times, strict=True)
+        ]
+        for device, times in values.items()
+    }
+    one, two, out = tmp_path / "one.jsonl", tmp_path / "two.jsonl", tmp_path / "p.npz"
+    records.write_jsonl(one, made["cpu"])
+    records.write_jsonl(two, [r for pair in zip(*made.values(), strict=True) for r in pair])
+    base = ("--space", "mbv3_mini", "--out")
+    for i, device in enumerate((["--device", "cpu"], [])):
+        found = run("fit", "latency", one, *base, tmp_path / f"{i}.npz", *device)
+        assert (found["n"], found["metric"]) == (18, "latency_ms")
+    for device in values:
+        file = tmp_path / f"{device}.npz"
+        found = run("fit", "latency", two, *base, file, "--device", device)
+        assert (found["n"], found["metric"]) == (18, f"latency_ms@{device}")
+        run("predict", file, two, "--out", tmp_path / f"{device}.csv")
+        with (tmp_path / f"{device}.csv").open() as opened:
+            rows = [row for row in csv.DictReader(opened) if row["device"] == device]
+        predicted = [float(row["prediction"]) for row in rows]
+        assert predicted == pytest.approx(values[device].tolist(), rel=0.25)
+    for file, device, told in (
+        (one, ["--device", "gpu"], "one.jsonl: column 'device' has no 'gpu'; it has cpu"),
+        (two, ["--device", "tpu"], "two.jsonl: column 'device' has no 'tpu'; it has cpu, gpu"),
+        (two, [], "two.jsonl: has records of latency_ms on cpu, gpu; name one with --device"),
+    ):
+        with pytest.raises(InputError) as error:
+            run("fit", "latency", file, *base, out, *device)
+        assert told in str(error.value)
+    found = run("fit", "latency", two, *base, out, "--device", "cpu", "--source", two)
+    assert found["sources"] == ["latency_ms@gpu"]  # not what is fitted
 
 
 def test_no_archs_and_levels_that_were_not_learnt(tmp_path: Path, file: Path) -> None:

@@ -245,3 +245,61 @@ def test_nothing_to_maximise(command, tmp_path):
     status, _, error = command("--accuracy", str(tmp_path / "none.npz"), "--space", FAMILY)
     assert status == 2
     assert "no such file" in error
+
+
+W12, W10, RESNET = "ofa_mbv3_w1.2", "ofa_mbv3_w1.0", "ofa_resnet50"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("file", "space", "of"),
+    [
+        ("acc_predictor.pth", W10, W12),
+        ("acc_predictor.pth", RESNET, W12),
+        ("ofa_resnet50_acc_predictor.pth", "ofa_proxyless_w1.3", RESNET),
+    ],
+)
+@pytest.mark.parametrize("option", ["--accuracy", "--check"])
+def test_the_authors_predictors_are_of_one_family(
+    command, data_dir, file, space, of, option, tmp_path
+):
+    """What they say of another family's archs is no accuracy of these; it can be a prior."""
+    path = str(data_dir / "predictors" / file)
+    words = ["--space", space, "--resolutions", "160,192", option, path]
+    if option == "--check":
+        mine = tmp_path / "mine.npz"
+        Additive(Table.build(families.get(space).space, gain, name="top1", unit="%")).save(mine)
+        words = ["--space", space, "--accuracy", str(mine), option, path]
+    status, shown, error = command(*words, "--limit", "macs=300M")
+    assert (status, shown, len(error.splitlines())) == (2, "", 1)
+    assert f"predicts accuracies of {of}, not of {space}" in error
+    assert "fit accuracy --prior" in error
+
+
+@pytest.mark.data
+def test_the_resolutions_that_all_have_are_offered(command, data_dir):
+    """The family has 25, the predictor 8, the tables of the folder 17; and the offer works."""
+    words = ["--space", W12, "--accuracy", str(data_dir / "predictors" / "acc_predictor.pth")]
+    limit = ["--limit", f"latency={data_dir / 'note10'}:25ms", "--evaluations", "300"]
+    status, shown, error = command(*words, *limit)
+    assert (status, shown, len(error.splitlines())) == (2, "", 1)
+    offered = "--resolutions 160,176,192,208,224"
+    assert f"; {offered} takes those that all have" in error
+    status, shown, _ = command(*words, *limit, *offered.split(), "--json")
+    assert status == 0
+    assert json.loads(shown)["limits"]["latency"] <= 25
+    one = ["--limit", f"latency={data_dir / 'note10' / '164_lookup_table.yaml'}:25ms"]
+    assert "no resolution of the space is known to all that" in command(*words, *one)[2]
+    fpga = ["--limit", f"ultra96={data_dir / 'fpga' / 'ultra96_int8_blocks.csv'}:25ms"]
+    assert "; --resolutions 224 takes those" in command(*words, *fpga)[2]
+
+
+def test_resolutions_of_tables_are_offered(command, predictors, tmp_path):
+    few = tmp_path / "few.npz"
+    space = SPACE.at(SPACE.resolution[:2])
+    Additive(Table.build(space, milliseconds, name="latency", unit="ms")).save(few)
+    words = ("--space", FAMILY, "--accuracy", predictors[0], "--limit", f"latency={few}:1ms")
+    status, shown, error = command(*words)
+    assert (status, shown, len(error.splitlines())) == (2, "", 1)
+    assert "; --resolutions 20,24 takes those that all have" in error
+    assert command(*words, "--resolutions", "20,24")[0] == 0

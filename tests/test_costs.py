@@ -1,5 +1,7 @@
 """Costs against hand counts, torch's own counter, published numbers, and tables against costs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from onceforall import families
-from onceforall.costs import cost, cost_tables, layer_cost, layer_table, unique_layers
+from onceforall.costs import (
+    check_resolution,
+    cost,
+    cost_table,
+    cost_tables,
+    layer_cost,
+    layer_table,
+    unique_layers,
+)
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.layers import ConvNormAct, MBConv, layer
@@ -180,16 +190,214 @@ def test_layer_tables_and_unique_layers(family: Family):
         assert table.of(arch) == total
 
 
-def test_an_operation_without_a_rule_is_named():
-    with pytest.raises(InputError, match="0: no rule says what LSTM costs"):
-        cost(nn.Sequential(nn.LSTM(3, 3)), (3, 4))
+class Spelled(nn.Module):
+    """One operation on (N, 4, 6, 5), with a convolution that can be called by a keyword."""
 
-    class Sine(nn.Module):
+    def __init__(self, spelling):
+        super().__init__()
+        self.spelling = spelling
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(output_size=1)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x):
+        return self.spelling(self, x)
+
+
+SPELLINGS = {
+    "flatten end": lambda m, x: torch.flatten(x, end_dim=2, start_dim=1),
+    "flatten positions": lambda m, x: torch.flatten(x, 1, 2),
+    "flatten from 2": lambda m, x: torch.flatten(x, 2),
+    "flatten named": lambda m, x: torch.flatten(start_dim=1, input=x),
+    "flatten negative": lambda m, x: torch.flatten(x, -3, -2),
+    "flatten one": lambda m, x: torch.flatten(x, start_dim=1, end_dim=1),
+    "flatten none": lambda m, x: torch.flatten(x, end_dim=0),
+    "method flatten": lambda m, x: x.flatten(end_dim=2, start_dim=1),
+    "method flatten position": lambda m, x: x.flatten(1),
+    "mean keep first": lambda m, x: x.mean(keepdim=True, dim=(2, 3)),
+    "mean drop": lambda m, x: x.mean((2, 3)),
+    "mean positions": lambda m, x: x.mean([2, 3], True),
+    "mean negative": lambda m, x: torch.mean(x, dim=(-1, -2), keepdim=False),
+    "mean one": lambda m, x: torch.mean(x, 3),
+    "mean channels": lambda m, x: torch.mean(keepdim=True, input=x, dim=1),
+    "mean axis": lambda m, x: torch.mean(x, axis=(2, 3), keepdims=True),
+    "relu named": lambda m, x: F.relu(inplace=False, input=x),
+    "relu6 position": lambda m, x: F.relu6(x, True),
+    "hardswish": lambda m, x: F.hardswish(input=x),
+    "gelu": lambda m, x: F.gelu(x, approximate="tanh"),
+    "dropout": lambda m, x: F.dropout(training=False, p=0.3, input=x),
+    "pool": lambda m, x: F.adaptive_avg_pool2d(output_size=(2, None), input=x),
+    "pool position": lambda m, x: F.adaptive_avg_pool2d(x, 3),
+    "add named": lambda m, x: torch.add(other=x, input=F.relu(x), alpha=2),
+    "add method": lambda m, x: x.add(other=x, alpha=3),
+    "mul reversed": lambda m, x: 2 * x,
+    "mul broadcast": lambda m, x: torch.mul(other=m.pool(x), input=x),
+    "mul smaller first": lambda m, x: m.pool(x) * x,
+    "mul parameter": lambda m, x: x * m.scale,
+    "parameter first": lambda m, x: m.scale + x,
+    "div": lambda m, x: torch.div(x, 3, rounding_mode="floor"),
+    "conv named": lambda m, x: m.conv(input=x),
+    "contiguous": lambda m, x: x.contiguous(memory_format=torch.contiguous_format),
+    "view": lambda m, x: x.view(x.size(0), -1),
+    "view shape": lambda m, x: x.view(x.shape[0], x.shape[1] * x.shape[2], x.shape[3]),
+    "reshape": lambda m, x: torch.reshape(x, (-1, 8, 15)),
+    "chunk": lambda m, x: x.chunk(2, dim=1)[1],
+    "split": lambda m, x: torch.split(x, [1, 3], 1)[1] * 2,
+    "cat": lambda m, x: torch.cat([x, x[:, :1]], dim=1),
+    "permute": lambda m, x: x.permute(0, 2, 3, 1),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_each_spelling_has_the_shape_that_torch_computes(name):
+    network = Spelled(SPELLINGS[name]).eval()
+    with torch.device("meta"):
+        image = torch.empty(7, 4, 6, 5)
+    expected = network.to("meta")(image).shape
+    found = cost(network, (4, 6, 5))
+    assert (7, *found.output_shape) == tuple(expected)
+    assert found.uncovered == ()
+    assert found.macs == (4 * 4 * 9 * 30 if "conv" in name else 0)
+
+
+@pytest.mark.parametrize("dims", [(1, -1), (1, 2), (2, -1), (2, 3), (-2, -1), (3, 3), (1, 1)])
+def test_flatten_modules(dims):
+    module = nn.Flatten(*dims)
+    assert (5, *cost(module, (4, 6, 5)).output_shape) == module(torch.zeros(5, 4, 6, 5)).shape
+
+
+def test_what_flattens_or_averages_images_is_not_covered():
+    """Its shape is still right: what follows is counted."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(120, 7)
+
         def forward(self, x):
-            return torch.sin(x)
+            return self.linear(torch.flatten(x).view(-1, 120) - x.mean())
 
-    with pytest.raises(InputError, match="no rule says what sin costs"):
-        cost(Sine(), (3, 4, 4))
+    found = cost(Mixed(), (4, 6, 5))
+    assert found.output_shape == (7,)
+    assert found.uncovered[:2] == ("flatten", "mean")
+    assert found.macs == 120 * 7
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return torch.sin(x)
+
+
+def test_an_operation_without_a_rule_is_named_and_the_rest_counted():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Sine(), nn.Flatten(), nn.Linear(32, 5))
+    found = cost(network, (3, 4, 4))
+    assert found.uncovered == ("sin",)
+    assert found.output_shape == (5,)
+    assert found.macs == 8 * 4 * 27 + 32 * 5  # a lower bound
+    assert found.params == 8 * 27 + 8 + 32 * 5 + 5
+    assert [row.kind for row in found.rows] == ["Conv2d", "sin", "Flatten", "Linear"]
+    # the sine has an output of its own
+    assert found.peak_activation_bytes == 4 * max(3 * 16 + 32, 32 + 32)
+
+
+def test_matrix_products_in_an_operation_without_a_rule_are_counted():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(5, 7, batch_first=True)
+
+        def forward(self, x):
+            y, _ = self.lstm(x)
+            return y[:, -1]
+
+    found = cost(Last(), (4, 5))
+    assert (found.uncovered, found.output_shape) == (("lstm (LSTM)",), (7,))
+    assert found.macs == 4 * (4 * 7) * (5 + 7)  # by hand: 4 steps, 4 gates, input and state
+    product = Spelled(lambda m, x: x.flatten(2) @ x.flatten(2).transpose(1, 2))
+    found = cost(product, (4, 6, 5))
+    assert (found.uncovered, found.output_shape) == (("matmul",), (4, 4))
+    assert found.macs == 4 * 4 * 30
+
+
+class Deciding(nn.Module):
+    """Its way depends on the values: it cannot be traced, nor run on the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        return x * 2 if float(x.sum()) > 0 else x
+
+
+class Looping(nn.Module):
+    """Cannot be traced, but run on the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x):
+        for _ in x:  # once an image
+            pass
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "macs", "out"),
+    [
+        (Deciding(), (3, 5, 5), 4 * 9 * 27, (4, 3, 3)),
+        (Looping(), (6, 1, 1), 36, (6,)),
+        (
+            nn.Sequential(nn.Conv2d(3, 3, 1), Deciding(), nn.Flatten(), nn.Linear(36, 2)),
+            (3, 5, 5),
+            9 * 25 + 4 * 9 * 27 + 72,
+            (2,),
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_traced(network, shape, macs, out):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = cost(network.train(), shape)
+    (name,) = found.uncovered
+    assert "Deciding" in name or "Looping" in name
+    assert found.output_shape == out
+    assert found.macs == macs
+    assert found.params == sum(p.numel() for p in network.parameters())
+    assert network.training
+    for key, tensor in network.state_dict().items():  # running it left no trace
+        assert torch.equal(tensor, before[key])
+
+
+def test_depthwise_is_said_by_groups():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3),  # of one channel: nothing is kept apart
+        nn.Conv2d(4, 8, 1),
+        nn.Conv2d(8, 9, 1),  # nine weights a filter, and dense
+        nn.Conv2d(9, 9, 1, groups=9),  # one weight a filter, and depthwise
+        nn.Conv2d(9, 18, 5, groups=9),
+        nn.Conv2d(18, 18, 3, groups=2),
+    )
+    found = [row.depthwise for row in cost(network, (1, 16, 16)).rows]
+    assert found == [False, False, False, True, True, False]
+
+
+def test_tables_refuse_what_they_cannot_count():
+    """A limit on a lower bound would let through what is above it. Parameters are known."""
+    base = families.get("mbv3_mini")
+
+    class Odd(type(base)):
+        def tail(self, width_in):
+            return {"sine": layer(Sine), **super().tail(width_in)}
+
+    odd = Odd(**{f.name: getattr(base, f.name) for f in dataclasses.fields(base)})
+    arch = odd.space.largest()
+    with pytest.raises(InputError, match="costs: no rule says what sin costs"):
+        cost_tables(odd)
+    assert cost_table(odd, "params").of(arch) == cost_tables(base)["params"].of(arch)
+    assert cost(odd.build(arch), (3, 28, 28)).uncovered == ("sin",)
 
 
 def test_shapes_that_do_not_fit_are_named():
@@ -237,3 +445,28 @@ def test_mmrazors_flops_of_its_published_networks(data_dir):
         assert found.flops / 1e6 == pytest.approx(flops, abs=0.005)
         assert found.macs / 1e6 == pytest.approx(macs, abs=0.05)
         assert found.params / 1e6 == pytest.approx(params, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),  # products of the strides, by the papers
+    [
+        ("mbv3_mini", 8),
+        ("ofa_mbv3_w1.0", 32),
+        ("ofa_mbv3_w1.2", 32),
+        ("ofa_proxyless_w1.3", 32),
+        ("ofa_resnet50", 32),
+    ],
+)
+def test_resolutions_without_meaning_are_refused(name, least):
+    family = families.get(name)
+    arch = family.space.smallest()
+    for resolution in (least, least + 1, 4096):
+        check_resolution(family, arch.at(resolution))
+    for resolution, message in (
+        (1, f"resolution: 1 px is too small for {name}, .* at least {least} px are needed"),
+        (least - 1, f"at least {least} px"),
+        (4097, "resolution: 4097 px is too large; at most 4096 px are possible"),
+        (10**6, "resolution: 1000000 px"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_resolution(family, arch.at(resolution))

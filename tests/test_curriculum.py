@@ -27,7 +27,23 @@ def test_phases_open_the_space_step_by_step() -> None:
     assert sizes == sorted(set(sizes))
     assert plan.phases[0].space.size == len(FAMILY.space.resolution)
     assert plan.phases[-1].space == FAMILY.space
-    assert [p.sort_channels for p in plan.phases] == [None, None, None, None, (4,), (3, 4)]
+    assert [p.sort_channels for p in plan.phases] == [None, None, None, None, (1, 1), (2, 1)]
+
+
+def test_how_many_choices_are_formed_does_not_depend_on_the_first_stage() -> None:
+    """ResNet50's first stages, its stem, have no choice of expand ratios; the others three. Widths
+    that were in use when the channels are sorted count, too."""
+    space = families.get("ofa_resnet50").space
+    shares = [
+        Share("largest", 1, 0.1),
+        Share("expand-1", 1, 0.1, expand=2),
+        Share("width", 1, 0.1, expand=2, width=2),
+        Share("back", 1, 0.1, expand=1, width=1),
+        Share("expand-2", 1, 0.1, expand=3, width=3),
+        Share("all", 1, 0.1, expand=5, width=3),
+    ]
+    plan = curriculum(space, shares)
+    assert [p.sort_channels for p in plan.phases] == [None, (1, 1), None, None, (2, 2), None]
 
 
 def test_phases_open_genes_of_any_kind() -> None:
@@ -117,13 +133,35 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_the_papers_recipe_has_the_papers_phases() -> None:
-    """Paper, section 4.1 and the authors' training script: epochs, sub-networks a batch."""
+    """Paper, section 4.1, and the authors' training script, by hand. The script loops over
+    `n_epochs + warmup_epochs`: 120 + 5 (kernel, depth 2, expand 2) and 25 + 0 (depth 1, expand 1);
+    its learning rates are of one GPU of 32: 32 x 0.03, 32 x 0.0025, 32 x 0.0075."""
     phases = config.load("paper").phases
-    assert [(p.name, p.epochs, p.archs) for p in phases] == [
-        ("largest", 180, 1),
-        ("kernel", 120, 1),
-        ("depth-1", 25, 2),
-        ("depth-2", 120, 2),
-        ("expand-1", 25, 4),
-        ("expand-2", 120, 4),
+    epochs = [185, 125, 25, 125, 25, 125]
+    assert sum(epochs) == 610
+    assert [(p.name, p.archs, p.lr) for p in phases] == [
+        ("largest", 1, 2.6),
+        ("kernel", 1, 0.96),
+        ("depth-1", 2, 0.08),
+        ("depth-2", 2, 0.24),
+        ("expand-1", 4, 0.08),
+        ("expand-2", 4, 0.24),
     ]
+    shares = [p.share(10 * 2048, 2048) for p in phases]  # 10 steps an epoch
+    assert [s.steps for s in shares] == [10 * n for n in epochs]
+    assert [s.warmup for s in shares] == [50, 50, 0, 50, 0, 50]
+    # ImageNet without 10,000 images of validation: 1,271,167 / 2048 = 620.687 steps an epoch
+    kernel = phases[1].share(1_271_167, 2048)
+    assert (kernel.steps, kernel.warmup) == (77_586, 3_103)
+
+
+def test_the_papers_learning_rate_by_hand() -> None:
+    """Linear over 5 epochs, then 0.5 (1 + cos(pi t / T)) with T the 120 epochs that follow."""
+    shares = [p.share(10 * 2048, 2048) for p in config.load("paper").phases]
+    kernel = curriculum(families.get("ofa_mbv3_w1.0").space, shares).phases[1]
+    assert kernel.learning_rate(0) == pytest.approx(0.96 / 50)
+    assert kernel.learning_rate(49) == pytest.approx(0.96)
+    assert kernel.learning_rate(50) == pytest.approx(0.96)
+    assert kernel.learning_rate(50 + 400) == pytest.approx(0.96 * 0.75)  # a third: cos is 1/2
+    assert kernel.learning_rate(50 + 600) == pytest.approx(0.96 * 0.5)
+    assert kernel.learning_rate(50 + 800) == pytest.approx(0.96 * 0.25)

@@ -1,7 +1,10 @@
 """Data sets and images: splits, transforms, augmentation, and files that are broken."""
 
 import gzip
+import sys
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -232,7 +235,6 @@ def test_bad_folders(tmp_path: Path, kind: str) -> None:
         (Source("no-such-thing"), "neither a folder nor one of cifar10, digits, fashion-mnist"),
         (Source("digits", validation=5000), "validation: 5000 images cannot be cut"),
         (Source("digits", augmentation="mixup"), "augmentation: 'mixup'"),
-        (Source("digits", unreadable=1.5), "unreadable: 1.5 is not a share"),
         (Source("digits", mean=(0.5,)), "mean and std go together"),
         (Source("digits", mean=(0.5,) * 3, std=(1.0,) * 3), "mean: 3 values for 1 channels"),
     ],
@@ -274,3 +276,58 @@ def test_random_crops_cover_little_and_all() -> None:
     for seed in range(20):
         assert augmented(image, 24, "crop+flip+color", random.Random(seed)).size == (24, 24)
     assert center(image, 100).size == (100, 100)
+
+
+MIRRORS = "Error downloading x.gz:\nTried it, got:\n<urlopen error [Errno -2] No such name>\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError(MIRRORS), "(No such name)"),
+        (URLError(OSError(-2, "No such name")), "(No such name)"),
+        (RuntimeError("File not found or corrupted."), "(File not found or corrupted.)"),
+        (TimeoutError(), "(TimeoutError)"),
+        (EOFError("Compressed file ended\nbefore the end"), "(before the end)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "make", "hint"),
+    [
+        ("fashion-mnist", "FashionMNIST", "put its four .gz files into"),
+        ("cifar10", "CIFAR10", "unpack cifar-10-python.tar.gz there"),
+    ],
+)
+def test_a_failed_download_is_one_line_of_ours(
+    name: str,
+    make: str,
+    hint: str,
+    error: Exception,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the library raises and prints; and it says what to do."""
+
+    def fails(*arguments: Any, **settings: Any) -> None:
+        print("Downloading http://a/x.gz")
+        print("  0%|      | 0/9", file=sys.stderr)
+        raise error
+
+    monkeypatch.setattr(f"torchvision.datasets.{make}", fails)
+    monkeypatch.setattr(data, "FASHION_FOLDER", tmp_path / "none")
+    monkeypatch.setenv("ONCEFORALL_CACHE", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        data.load(Source(name))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"cannot be downloaded {reason}; {hint}" in message
+    assert str(tmp_path / "datasets") in message
+    assert not "".join(capfd.readouterr())
+
+
+def test_no_download_into_a_folder_that_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"CIFAR-10 is not in {tmp_path}; unpack"):
+        data.load(Source("cifar10", root=str(tmp_path)))
+    assert not list(tmp_path.iterdir())

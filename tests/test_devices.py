@@ -1,12 +1,17 @@
 """Devices: the timing loop, and that each device runs networks."""
 
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from onceforall import devices, families
+from onceforall.cli import app
 from onceforall.devices import Target, onnxruntime_cpu, pytorch
 from onceforall.devices.timing import time_calls
 from onceforall.errors import InputError
@@ -36,6 +41,54 @@ def test_timing_knows_slow_from_fast_and_counts_turns() -> None:
     assert turns == ["fast", "slow"] * 3
 
 
+class Watching(torch.nn.Module):
+    """Notes on how many threads it runs."""
+
+    threads: list[int] = []  # noqa: RUF012  (of the class: a device copies the network)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.threads.append(torch.get_num_threads())
+        if x.isnan().any():
+            raise ArithmeticError
+        return x
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_threads_of_the_process_are_as_they_were(timed: bool) -> None:
+    before = torch.get_num_threads()
+    for x in (torch.zeros((1, 1, 4, 4)), torch.full((1, 1, 4, 4), torch.nan)):
+        Watching.threads.clear()
+        call = pytorch.prepare_cpu(Watching(), x, before + 1, "fp32")
+        try:
+            time_calls([call], 2, 0.0) if timed else call()
+        except ArithmeticError:
+            assert x.isnan().any()
+        assert set(Watching.threads) == {before + 1}
+        assert torch.get_num_threads() == before
+
+
+def test_what_a_call_needs_lasts_for_its_stretches() -> None:
+    """By hand: two calls, two rounds, each with one run that is not counted and three that are."""
+    seen: list[str] = []
+
+    class Call:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self) -> None:
+            seen.append(self.name)
+
+        @contextmanager
+        def stretch(self) -> Iterator[None]:
+            seen.append("enter")
+            yield
+            seen.append("leave")
+
+    found = time_calls([Call("a"), lambda: seen.append("b")], 2, 0.0)
+    assert seen == ["enter", *"aaaa", "leave", *"bbbb"] * 2
+    assert [latency.runs for latency in found] == [6, 6]
+
+
 def test_measuring_leaves_the_network_alone_and_sees_resolution() -> None:
     family = families.get("mbv3_mini", resolutions=[16, 64])
     space = family.space
@@ -63,6 +116,8 @@ def test_a_prepared_call_computes_the_network() -> None:
     [
         ({"device": "tpu"}, "device: 'tpu' is not known; there are onnxruntime-cpu"),
         ({"threads": 0}, "threads: 0 is below 1"),
+        ({"threads": 10_000}, r"threads: 10000 is more than the \d+ logical cores of this machine"),
+        ({"threads": 10_000, "device": "torch-cpu"}, "threads: 10000 is more than"),
         ({"precision": "int4"}, "precision: onnxruntime-cpu has fp32, not 'int4'"),
     ],
 )
@@ -71,7 +126,8 @@ def test_bad_targets(settings: dict[str, object], message: str) -> None:
         Target(**settings)  # type: ignore[arg-type]
 
 
-def test_names_of_targets() -> None:
+def test_names_of_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert str(Target()) == "onnxruntime-cpu"
     assert str(Target("torch-cpu", 2, 8, "bf16")) == "torch-cpu-threads2-batch8-bf16"
 
@@ -80,3 +136,84 @@ def test_names_of_targets() -> None:
 def test_no_gpu_is_said() -> None:
     with pytest.raises(InputError, match="PyTorch sees no CUDA GPU"):
         pytorch.prepare_cuda(torch.nn.Identity(), torch.zeros(1), 1, "fp32")
+
+
+def test_a_batch_beyond_memory_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By hand: a convolution from 3 to 5 channels of 8x8 pixels holds 3 * 64 + 5 * 64 floats."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1)).eval()
+    each = 4 * (3 * 64 + 5 * 64)
+    monkeypatch.setattr(devices, "_memory_bytes", lambda: 10 * each)
+    Target("torch-cpu", batch=10).prepare(network, (3, 8, 8))()
+    monkeypatch.setattr(torch, "randn", None)
+    for batch in (11, 100_000_000):
+        with pytest.raises(InputError, match=f"batch: {batch} x 3x8x8 needs .* this machine has"):
+            Target("torch-cpu", batch=batch).prepare(network, (3, 8, 8))
+
+
+def failing(error: Exception, at: str) -> Callable[..., Callable[[], object]]:
+    """The `prepare` of a device that fails in it, or in the first run."""
+
+    def fail() -> object:
+        raise error
+
+    def prepare(*_: object) -> Callable[[], object]:
+        return fail() if at == "prepare" else fail  # type: ignore[return-value]
+
+    return prepare
+
+
+class Runtimes(Exception):  # noqa: N818
+    """As ONNX Runtime's: derived from no error in particular."""
+
+
+@pytest.mark.parametrize("at", ["prepare", "run"])
+def test_what_the_allocator_says_becomes_a_line_of_ours(
+    at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(batch=3)
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        Runtimes("bad allocation"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ):
+        monkeypatch.setattr(devices, "_prepare_of", lambda _, e=error: failing(e, at))
+        with pytest.raises(InputError, match=r"batch: 3 x 3x8x8 needs .*, which was not there"):
+            target.prepare(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
+    monkeypatch.setattr(devices, "_prepare_of", lambda _: failing(RuntimeError("a bug"), at))
+    with pytest.raises(RuntimeError, match="a bug"):
+        target.prepare(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
+
+
+def test_runtimes_are_named_with_their_version() -> None:
+    import onnxruntime
+
+    found = devices.provenance(Target())
+    assert found["runtime"] == f"onnxruntime {onnxruntime.__version__}"
+    assert found["processor"]
+    assert devices.provenance(Target("torch-cpu"))["runtime"] == f"torch {torch.__version__}"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_networks_on_a_gpu_are_timed_on_every_device() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval().cuda()
+    for device in ("onnxruntime-cpu", "torch-cpu", "torch-cuda"):
+        assert devices.measure(Target(device), network, (3, 8, 8), 2).median_ms > 0
+    assert all(tensor.is_cuda for tensor in network.state_dict().values())
+    assert devices.provenance(Target("torch-cuda"))["processor"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--threads 10000", "threads: 10000 is more than the"),
+        ("--batch 100000000", "batch: 100000000 x 3x32x32 needs"),
+        ("--resolution 1000000", "resolution: 1000000 px is too large"),
+    ],
+)
+def test_measure_refuses_what_cannot_be(option: str, told: str) -> None:
+    done = CliRunner().invoke(app, f"measure mbv3_mini:smallest {option}".split())
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith(told)

@@ -1,6 +1,7 @@
 """Exported files: they compute what PyTorch does, say what they are, and are never half there."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,97 @@ class Odd(nn.Module):
         return torch.sin(x).mean((2, 3))
 
 
-def test_operations_beyond_the_table_go_through_pytorch(tmp_path: Path) -> None:
-    done = export.export(Odd(), SHAPE, tmp_path / "odd.onnx")
+class Untraceable(nn.Module):
+    """Its way depends on the size of the image: torch.fx cannot trace it, torch.export can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2] > 8:
+            x = x[:, :, ::2, ::2]
+        return self.conv(x).mean((2, 3))
+
+
+class Scaled(nn.Module):
+    """Operations of the table, used in ways that it does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.add(self.conv(input=x), x, alpha=2).flatten(1)
+
+
+FACTS = {"classes": ["a", "b"], "mean": [0.5, 0.25], "arch": "x@32/8:3x2"}
+
+
+@pytest.mark.parametrize("make", [Odd, Untraceable, Scaled])
+def test_what_is_beyond_the_table_goes_through_pytorch(
+    make: type[nn.Module], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever runs the file reads the facts in it, whichever exporter wrote it."""
+    import onnxruntime
+
+    path = tmp_path / "odd.onnx"
+    done = export.export(make(), SHAPE, path, facts=FACTS)
     assert done.max_abs_diff < 1e-5
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.get_modelmeta().custom_metadata_map
+    assert {k: v if k == "arch" else json.loads(v) for k, v in found.items() if k in FACTS} == FACTS
+    onnx.checker.check_model(onnx.load(path))
+    assert list(tmp_path.iterdir()) == [path]
+    assert not "".join(capfd.readouterr())
+
+
+class Deciding(nn.Module):
+    """Its way depends on the values in the image: no exporter can write it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+
+
+@pytest.mark.parametrize("format", list(export.FORMATS))
+def test_what_no_exporter_can_write_is_one_line(
+    format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="Deciding: cannot be written as") as caught:
+        export.export(Deciding(), SHAPE, tmp_path / "n", format)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert not list(tmp_path.iterdir())
+    assert not "".join(capfd.readouterr())
+
+
+def test_a_network_too_large_for_a_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "ONNX_BYTES", 400)
+    with pytest.raises(InputError, match=r"Untraceable: its weights take .* holds less than 2"):
+        export.export(Untraceable(), SHAPE, tmp_path / "n.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    export.export(network, SHAPE, tmp_path / "n.onnx")
+    export.export(network, SHAPE, tmp_path / "n.pt2", "pt2")
+    assert all(module.training for module in network.modules())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("make", [Odd, Untraceable, lambda: nn.Conv2d(3, 4, 32)])
+def test_a_network_on_a_gpu(make: Callable[[], nn.Module], format: str, tmp_path: Path) -> None:
+    network = nn.Sequential(make(), nn.Flatten()).cuda()
+    done = export.export(network, SHAPE, tmp_path / "n", format)
+    assert done.max_abs_diff < 1e-4
+    assert all(parameter.is_cuda for parameter in network.parameters())
 
 
 def test_operations_beyond_the_table_need_an_extra(

@@ -35,7 +35,7 @@ ROOMS: list[set[str]] = [
     {"families"},
     {"layers", "tables"},
     {"space"},
-    {"files", "progress"},
+    {"files", "progress", "seeds"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

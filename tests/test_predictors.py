@@ -511,7 +511,7 @@ def test_the_authors_predictor_as_prior(data_dir: Path, tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(len(labels))
     few, rest = labels.take(order[:50]), labels.take(order[50:])
     authors = data_dir / "predictors" / "acc_predictor.pth"
-    prior = predictors.load(authors, few.at_own_resolutions().space)
+    prior = predictors.load(authors, few.at_own_resolutions().space, prior=True)
     rmse = []
     for hint in (None, prior):
         model = predictors.fit_accuracy(few, prior=hint, test_fraction=0)

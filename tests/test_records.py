@@ -165,9 +165,16 @@ def test_devices_are_told_apart(tmp_path: Path) -> None:
     made = [Record(ARCH, "latency_ms", 1.0 + i, "ms", d) for i, d in enumerate(("cpu", "gpu"))]
     path = tmp_path / "a.jsonl"
     records.write_jsonl(path, made)
-    assert records.read_labels(path, TINY, "latency_ms@gpu").values.tolist() == [2.0]
-    with pytest.raises(InputError, match="has no records of 'latency_ms'"):
+    for ask in (("latency_ms@gpu", ""), ("latency_ms", "gpu")):
+        labels = records.read_labels(path, TINY, ask[0], device=ask[1])
+        assert (labels.metric, labels.values.tolist()) == ("latency_ms@gpu", [2.0])
+    with pytest.raises(InputError, match=r"of latency_ms on cpu, gpu; name one with --device, or"):
         records.read_labels(path, TINY, "latency_ms")
+    with pytest.raises(InputError, match="column 'device' has no 'tpu'; it has cpu, gpu"):
+        records.read_labels(path, TINY, "latency_ms", device="tpu")
+    with pytest.raises(InputError, match="no records of 'latency_ms@tpu'; it has latency_ms@cpu"):
+        records.read_labels(path, TINY, "latency_ms@tpu")
+    assert records.read_archs(path, TINY).latencies() == []  # 1.0 and 2.0: counts, perhaps
     text = "arch,latency_ms,device\n" + "".join(
         f'"{ARCH}",{v},{d}\n' for v, d in ((1, "a"), (2, "b"))
     )
@@ -178,6 +185,50 @@ def test_devices_are_told_apart(tmp_path: Path) -> None:
         ("latency_ms@a", [1.0]),
         ("latency_ms@b", [2.0]),
     ]
+
+
+def test_latencies_of_a_file_of_several_devices_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    spread = {"p10_ms": 0.7, "p90_ms": 2.9}
+    made = [
+        Record(ARCH, "latency_ms", 1.5 + i, "ms", d, spread) for i, d in enumerate(("cpu", "gpu"))
+    ]
+    records.write_jsonl(path, [*made, Record(ARCH, "joule", 0.5, "J", "gpu")])
+    found = records.read_archs(path, TINY).latencies()
+    assert found == ["latency_ms@cpu", "latency_ms@gpu", "joule"]
+    values = [records.read_labels(path, TINY, name).values.tolist() for name in found]
+    assert values == [[1.5], [2.5], [0.5]]
+
+
+@pytest.mark.parametrize(
+    ("of", "field"),
+    [
+        ({"supernet": "aa"}, "supernet"),
+        ({"runtime": "rt 1", "machine": "x", "processor": "p"}, "runtime"),
+        ({"machine": "x"}, "machine"),
+        ({"processor": "p"}, "processor"),
+    ],
+)
+def test_labels_of_different_things_are_not_mixed(
+    tmp_path: Path, of: dict[str, str], field: str
+) -> None:
+    """Of one device; a record that does not say is of neither. What may vary is a covariate."""
+    path = tmp_path / "a.jsonl"
+    same = [Record(ARCH, "ms", float(i), "ms", "cpu", {**of, "images": i}) for i in (1, 2)]
+    for other in ({**of, field: "other"}, {k: v for k, v in of.items() if k != field}):
+        records.write_jsonl(path, same, overwrite=True)
+        assert len(records.read_labels(path, TINY, "ms")) == 2
+        with records.appending(path) as file:
+            records.add(file, Record(ARCH, "ms", 3.0, "ms", "gpu", {**of, field: "third"}))
+        assert len(records.read_labels(path, TINY, "ms", device="cpu")) == 2
+        with records.appending(path) as file:
+            records.add(file, Record(ARCH, "ms", 4.0, "ms", "cpu", other))
+        with pytest.raises(InputError) as error:
+            records.read_labels(path, TINY, "ms", device="cpu")
+        named = sorted({of[field], other.get(field, "")})
+        told = ", ".join(name or "one that they do not name" for name in named)
+        assert f"{path}: {field}: its records of ms@cpu are of {told}; keep" in str(error.value)
+        assert len(records.read_labels(path, TINY, "ms", device="gpu")) == 1
 
 
 def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:

@@ -1,27 +1,31 @@
 """From a trained run to files: records, predictors, search, extraction, export."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
-from onceforall import collecting, config, data, training
-from onceforall.accuracy import accuracy, calibrated
+from onceforall import collecting, config, data, devices, training
+from onceforall.accuracy import accuracy, calibrated, torch_device
+from onceforall.cli import app
 from onceforall.costs import cost_tables
 from onceforall.data import Data, Source
-from onceforall.devices import Target
+from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
 from onceforall.images import in_order
 from onceforall.predictors import Prediction, Predictor, stalled
-from onceforall.records import read_jsonl
+from onceforall.records import Record, read_jsonl, read_labels, write_jsonl
 from onceforall.runs import Run, open_run
 from onceforall.search import Infeasible
-from onceforall.space import Population
-from onceforall.specialize import Limits, propose, specialize
-from onceforall.weights import load_network
+from onceforall.space import Arch, Population
+from onceforall.specialize import ROUNDS, Limits, propose, reference, specialize
+from onceforall.supernet import SuperNet
+from onceforall.weights import load_network, save_network
 from onceforall.workshop import Workshop, disagrees, open_workshop
 
 CHANGES = [
@@ -64,11 +68,83 @@ def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, shop: Worksho
     assert read_jsonl(path)[-1].provenance["images"] == 100
     with pytest.raises(InputError, match="were scored on 100 images, not on 50; name another"):
         collecting.accuracies(run.supernet, digits, 16, path, 50)
-    with pytest.raises(InputError, match="were scored on digits, not clothes"):
-        collecting.scored_on(path, replace(digits, name="clothes"), None)
+    with pytest.raises(
+        InputError, match=r"data: its records of top1 are of digits, new .* clothes"
+    ):
+        collecting.scored_on(path, run.supernet, replace(digits, name="clothes"), None)
     times = read_jsonl(run.folder / "latency-onnxruntime-cpu.jsonl")
     assert len(times) == 16
     assert all(r.value > 0 and r.unit == "ms" for r in times)
+
+
+def test_records_of_another_supernet_are_not_mixed(
+    run: Run, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the weights, whoever read them and however they lie in memory; the records say whose they
+    are, and those that do not are not added to."""
+    path = tmp_path / "accuracy.jsonl"
+    name = collecting.digest(run.supernet)
+    again = open_run(run.folder).supernet.to(memory_format=torch.channels_last)
+    assert collecting.digest(again) == name
+    assert collecting.accuracies(run.supernet, digits, 2, path, 50) == 2
+    assert [r.provenance["supernet"] for r in read_jsonl(path)] == [name] * 2
+    assert collecting.accuracies(again, digits, 3, path, 50) == 1
+    with torch.no_grad():
+        next(again.parameters()).view(-1)[0] += 1e-3
+    other = collecting.digest(again)
+    for ask in (
+        lambda: collecting.accuracies(again, digits, 4, path, 50),
+        lambda: collecting.accuracies(again, digits, 3, path),  # nothing is missing
+        lambda: open_workshop(replace(run, folder=tmp_path, supernet=again), digits, Target()),
+    ):
+        with pytest.raises(InputError) as error:
+            ask()
+        assert str(error.value) == (
+            f"{path}: supernet: its records of top1 are of {name}, new ones would be of {other};"
+            " name another file, or move this one away"
+        )
+    old = tmp_path / "old.jsonl"
+    write_jsonl(old, [without(r, "supernet") for r in read_jsonl(path)])
+    with pytest.raises(InputError, match=r"supernet: its records .* of one that they do not name"):
+        collecting.accuracies(run.supernet, digits, 4, old)
+    assert len(read_labels(old, run.supernet.space, "top1")) == 3
+    assert len(read_jsonl(path)) == len(read_jsonl(old)) == 3
+
+
+def without(record: Record, name: str) -> Record:
+    rest = {k: v for k, v in record.provenance.items() if k != name}
+    return replace(record, provenance=rest)
+
+
+def test_latencies_of_another_machine_or_runtime_are_not_mixed(
+    run: Run, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, target = run.supernet.family, Target()
+    here = devices.provenance(target)
+    path = tmp_path / f"latency-{target}.jsonl"
+    monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
+    assert collecting.latencies(family, target, 3, path) == 3
+    assert all(r.provenance.items() >= here.items() for r in read_jsonl(path))
+    for field, value in (("runtime", "onnxruntime 0.1"), ("processor", "abacus")):
+        with monkeypatch.context() as patch:
+            patch.setattr(devices, "provenance", lambda _, f=field, v=value: {**here, f: v})
+            for ask in (
+                lambda: collecting.latencies(family, target, 3, path),
+                lambda: open_workshop(replace(run, folder=tmp_path), digits, target),
+            ):
+                with pytest.raises(InputError) as error:
+                    ask()
+                assert str(error.value).startswith(
+                    f"{path}: {field}: its records of latency_ms are of {here[field]},"
+                    f" new ones would be of {value}; name another file"
+                )
+            batch = Target(batch=2)  # of another target nothing was measured yet
+            assert collecting.latencies(family, batch, 2, path) == 2
+        assert [r.device for r in read_jsonl(path)] == [str(target)] * 3 + [str(batch)] * 2
+        write_jsonl(path, read_jsonl(path)[:3], overwrite=True)
+    write_jsonl(path, [without(r, "runtime") for r in read_jsonl(path)], overwrite=True)
+    with pytest.raises(InputError, match=r"runtime: its records .* of one that they do not name"):
+        collecting.latencies(family, target, 4, path)
 
 
 def test_labelling_stops_when_the_error_does(
@@ -85,15 +161,15 @@ def test_labelling_stops_when_the_error_does(
 
     first = label(22)
     assert (first.added, len(first.errors), first.settled) == (22, 2, False)
-    more = label(60)
+    more = label(37)
     assert more.errors[:2] == first.errors
     records = read_jsonl(path)
     assert len({r.arch for r in records}) == len(records) == 22 + more.added
     rounds = [stalled(more.errors[: n + 1]) for n in range(len(more.errors))]
     assert more.settled == rounds[-1]
     assert not any(rounds[:-1])
-    assert more.settled or len(records) == 60
-    assert label(60).added == 0
+    assert more.settled or len(records) == 37
+    assert label(37).added == 0
 
 
 def test_labels_lie_near_the_budgets(
@@ -168,9 +244,6 @@ def test_measuring_decides_and_teaches(
     shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where everything takes twice what was predicted, the budget is still kept."""
-    from onceforall import devices
-    from onceforall.devices import Latency
-
     asked: list[int] = []
 
     def slow(target: Target, networks: list, rounds: int = 0) -> list[Latency]:
@@ -182,11 +255,12 @@ def test_measuring_decides_and_teaches(
         return rows
 
     monkeypatch.setattr(devices, "measure_many", slow)
+    fresh = replace(shop, latency_file=None)  # these times are not to be kept
     records = len(shop.latency_labels)
     budget = 2.2e-6 * 50_000
-    found = specialize(shop, Limits(latency_ms=budget), tmp_path / "out")
+    found = specialize(fresh, Limits(latency_ms=budget), tmp_path / "out")
     assert found.latency_measured_ms <= budget
-    assert len(asked) == 1 or len(shop.latency_labels) > records
+    assert len(asked) == 2 or len(fresh.latency_labels) > records
 
 
 def test_accuracy_predicted_wrong_is_learnt(
@@ -220,19 +294,134 @@ def test_what_was_measured_to_fit_stays_when_the_machine_gets_slow(
 ) -> None:
     """A network delivered before is not lost, and nothing is learnt from times that are not the
     machine's own."""
-    from onceforall import devices
-    from onceforall.devices import Latency
-
     arch = shop.supernet.space.smallest()
-    slow = replace(shop, delivered={arch: 0.5}, scores={arch: 50.0})
+    slow = replace(shop, delivered={arch: 0.5}, scores={arch: 50.0}, latency_file=None)
+    large = shop.supernet.space.largest()
+    monkeypatch.setattr("onceforall.specialize.propose", lambda *_: [large])
     monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
     monkeypatch.setattr(devices, "disturbed", lambda target: True)
     found = specialize(slow, Limits(latency_ms=1.0), tmp_path / "out")
-    assert (found.arch, found.latency_measured_ms) == (arch, 0.5)
+    assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (arch, 0.5, 9)
+    assert found.disturbed
+    assert slow.delivered == {arch: 0.5}
     assert len(slow.latency_labels) == len(shop.latency_labels)
     monkeypatch.setattr(devices, "disturbed", lambda target: False)
-    specialize(slow, Limits(latency_ms=1.1), tmp_path / "again")
+    with pytest.raises(InputError, match=r"at most 1.1 ms was not met by measuring"):
+        specialize(slow, Limits(latency_ms=1.1), tmp_path / "again")
+    assert slow.delivered == {arch: 9}
     assert len(slow.latency_labels) > len(shop.latency_labels)
+
+
+@dataclass
+class Script:
+    """A device whose times, ms, are those of `calls`, and a search that proposes `turns`."""
+
+    calls: list[list[float]]
+    turns: list[list[Arch]]
+    disturbed: bool = False
+
+    def into(self, patch: pytest.MonkeyPatch, shop: Workshop, top1: dict[Arch, float]) -> Workshop:
+        patch.setattr(devices, "measure_many", self.measure)
+        patch.setattr(devices, "disturbed", lambda target: self.disturbed)
+        patch.setattr("onceforall.specialize.propose", lambda *_: self.turns.pop(0))
+        patch.setattr("onceforall.specialize.disagrees", lambda *_: False)
+        patch.setattr(Workshop, "learn_latency", lambda *_: None)
+        return replace(shop, delivered={}, scores=top1, latency_file=None)
+
+    def measure(self, target: Target, networks: list, rounds: int) -> list[Latency]:
+        times = self.calls.pop(0)
+        return [Latency(ms, ms, ms, 1) for ms, _ in zip(times, networks, strict=True)]
+
+
+@pytest.fixture
+def top1(shop: Workshop) -> dict[Arch, float]:
+    """Three archs, the best first, by what they are said to score."""
+    space = shop.supernet.space
+    archs = [space.largest(), space.random(np.random.default_rng(0)), space.smallest()]
+    return dict(zip(archs, (90.0, 80.0, 70.0), strict=True))
+
+
+def test_the_delivered_latency_is_measured_after_the_choice(
+    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, second, _ = top1
+    script = Script([[1.0, 0.8], [1.1]], [[best, second]])
+    found = specialize(
+        lab := script.into(monkeypatch, shop, top1), Limits(latency_ms=1.2), tmp_path / "out"
+    )
+    assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (best, 1.0, 1.1)
+    assert lab.delivered == {best: 1.1}
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert (card["latency_qualified_ms"], card["latency_measured_ms"]) == (1.0, 1.1)
+    assert card["disturbed"] is False
+    assert card["runtime"].startswith("onnxruntime ")
+    assert card["supernet"] == collecting.digest(shop.supernet)
+    script.calls, script.turns = [[1.15]], [[]]  # it takes part again, with its latest time
+    found = specialize(lab, Limits(latency_ms=1.3), tmp_path / "more")
+    assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (best, 1.1, 1.15)
+    assert lab.delivered == {best: 1.15}
+    script.calls = [[2.5]]
+    found = reference(lab, "largest", best, tmp_path / "largest")
+    assert (found.latency_qualified_ms, found.latency_measured_ms) == (None, 2.5)
+
+
+def test_a_winner_that_was_lucky_gives_way_to_the_next(
+    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, second, last = top1
+    script = Script([[1.0, 0.8], [1.3], [0.9]], [[best, second]])
+    lab = script.into(monkeypatch, shop, dict(top1))
+    found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "a")
+    assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (second, 0.8, 0.9)
+    assert lab.delivered == {second: 0.9}
+    # nobody is left: search is asked again, and who failed gets no third try
+    script = Script([[1.0, 0.8], [1.3], [1.4], [0.5], [0.6]], [[best, second], [best, last]])
+    lab = script.into(monkeypatch, shop, dict(top1))
+    found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "b")
+    assert (found.arch, found.latency_measured_ms) == (last, 0.6)
+    script = Script([[1.0], [1.3]], [[best]] * ROUNDS)
+    with pytest.raises(InputError, match=r"at most 1.2 ms was not met .* take 1.3 ms and more"):
+        specialize(
+            script.into(monkeypatch, shop, dict(top1)), Limits(latency_ms=1.2), tmp_path / "c"
+        )
+    assert not (tmp_path / "c").exists()
+
+
+def test_on_a_busy_machine_the_card_says_so(
+    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, second, _ = top1
+    script = Script([[1.0, 0.8], [1.5]], [[best, second]], disturbed=True)
+    lab = script.into(monkeypatch, shop, top1)
+    found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "out")
+    assert (found.arch, found.latency_measured_ms, found.disturbed) == (best, 1.5, True)
+    assert json.loads((tmp_path / "out" / "card.json").read_text())["disturbed"] is True
+    assert lab.delivered == {best: 1.0}
+
+
+def test_what_specialising_measures_is_kept(
+    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, second, _ = top1
+    script = Script([[1.0, 0.8], [1.1]], [[best, second]])
+    files = tmp_path / "accuracy.jsonl", tmp_path / "latency.jsonl"
+    lab = script.into(monkeypatch, shop, {})
+    lab = replace(lab, scores={}, accuracy_file=files[0], latency_file=files[1])
+    found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "out")
+    scored, timed = (read_jsonl(file) for file in files)
+    assert [r.arch for r in scored] == [best, second]
+    for record in scored:
+        network = calibrated(shop.supernet, record.arch, shop.data)
+        value = accuracy(network, record.arch.resolution, shop.data.validation, 100).top1
+        assert record.value == value
+        assert record.provenance == collecting.accuracy_facts(shop.supernet, shop.data, 100)
+    assert [(r.arch, r.value) for r in timed] == [(best, 1.0), (second, 0.8), (found.arch, 1.1)]
+    assert {r.device for r in timed} == {str(shop.target)}
+    assert collecting.latencies_in(files[1], shop.target) == timed
+    script.disturbed, script.calls = True, [[5.0]]
+    reference(lab, "again", second, tmp_path / "again")
+    assert read_jsonl(files[1]) == timed  # nothing of a busy machine
+    assert read_jsonl(files[0]) == scored  # nothing twice
 
 
 class Boastful:
@@ -244,6 +433,85 @@ class Boastful:
     def predict(self, population: Population) -> Prediction:
         found = self.honest.predict(population)
         return replace(found, mean=found.mean + 30, std=np.full(len(population), 0.5))
+
+
+def test_networks_are_scored_where_they_are_asked_for(
+    run: Run, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device that is picked is where the supernet is put, and so what is extracted from it."""
+    asked: list[str | None] = []
+
+    def pick(name: str | None = None) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    class There(Exception):  # noqa: N818
+        pass
+
+    def scored(supernet: SuperNet, *_: object) -> int:
+        assert asked
+        assert next(supernet.parameters()).device == torch.device("cpu")
+        raise There
+
+    monkeypatch.setattr("onceforall.workshop.torch_device", pick)
+    monkeypatch.setattr(collecting, "accuracies", scored)
+    for name in (None, "cuda"):
+        with pytest.raises(There):
+            open_workshop(replace(run, folder=tmp_path), digits, Target(), on=name)
+    assert asked == [None, "cuda"]
+
+
+def test_commands_put_networks_where_they_are_asked_to(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch = run.supernet.space.smallest()
+    network, family = run.supernet.extract(arch), run.supernet.family
+    save_network(tmp_path / "n.safetensors", network, family, arch, {})
+    asked: list[str | None] = []
+
+    def pick(name: str | None = None) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("onceforall.accuracy.torch_device", pick)
+    out = tmp_path / "records.jsonl"
+    commands = (
+        f"evaluate {tmp_path / 'n.safetensors'} --data digits --limit 20",
+        f"records accuracy {run.folder} --samples 2 --images 20 --all --out {out}",
+    )
+    for command in commands:
+        for option in ("", " --on cuda"):
+            done = CliRunner().invoke(app, (command + option).split())
+            assert done.exit_code == 0, done.output
+    assert asked == [None, "cuda"] * 2
+
+
+def test_the_gpu_is_picked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [torch_device(n).type for n in (None, "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [torch_device(n).type for n in (None, "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(InputError, match="on: cuda: PyTorch sees no CUDA GPU here"):
+        torch_device("cuda")
+    with pytest.raises(InputError, match="on: 'tpu' is not known; there are cuda, cpu"):
+        torch_device("tpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_specialising_on_a_gpu(run: Run, digits: Data, tmp_path: Path) -> None:
+    """Records, scores and files are those of the CPU, but for rounding."""
+    opened = replace(run, folder=tmp_path, supernet=open_run(run.folder).supernet)
+    name = collecting.digest(opened.supernet)
+    shop = open_workshop(opened, digits, Target(), accuracy_samples=12, latency_samples=16)
+    assert all(p.is_cuda for p in shop.supernet.parameters())
+    assert collecting.digest(shop.supernet) == name
+    found = specialize(shop, Limits(latency_ms=5.0), tmp_path / "out")
+    network, arch, _ = load_network(tmp_path / "out" / "network.safetensors")
+    scored = accuracy(network, arch.resolution, digits.test).top1
+    assert found.top1_test == pytest.approx(scored, abs=1)
+    there = accuracy(calibrated(shop.supernet, arch, digits), arch.resolution, digits.test).top1
+    here = accuracy(calibrated(run.supernet.cpu(), arch, digits), arch.resolution, digits.test).top1
+    assert there == pytest.approx(here, abs=1)
 
 
 def test_block_table_adds_up(run: Run) -> None:

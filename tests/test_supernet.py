@@ -1,12 +1,17 @@
 """Lending, extraction, kernel transforms, channel sorting."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from onceforall import families
+from onceforall.curriculum import Share, curriculum
 from onceforall.errors import InputError
-from onceforall.layers import make_divisible
+from onceforall.families.resnet import ResNet
+from onceforall.layers import init_weights, make_divisible
+from onceforall.space import Space, Stage
 from onceforall.supernet import SuperNet, center_crop, importance_order
 from onceforall.testing import check_family, check_lending
 
@@ -91,6 +96,70 @@ def test_formed_bands_keep_their_places() -> None:
     assert importance_order(importance, []).tolist() == [3, 5, 1, 2, 4, 0]
     # the first 3 were a width of their own: they stay in front, whatever came after
     assert importance_order(importance, [3]).tolist() == [1, 2, 0, 3, 5, 4]
+
+
+def small_resnet() -> ResNet:
+    """Like `ofa_resnet50`: a stem without expand ratios, then bottlenecks with three. Hidden
+    channels are round(width x ratio) to a multiple of 8: of 160, 32, 40 and 56; of 96, 16 (19.2
+    rounded), 24 and 32 (33.6); of 240, 48, 64 (60) and 88 (84); of 192, 40 (38.4), 48, 64 (67.2).
+    """
+    expand = (0.2, 0.25, 0.35)
+    stages = (
+        Stage((1, 2), (3,), (1,), (16,)),
+        Stage((1,), (3,), (1,), (32,)),
+        Stage((1, 2), (3,), expand, (96, 160)),
+        Stage((1, 2), (3,), expand, (192, 240)),
+    )
+    space = Space.of_stages("ofa_resnet50", (32,), stages)
+    return ResNet(space=space, stem_width=3, in_channels=3, classes=5)
+
+
+HIDDEN = ((32, 40, 56), (48, 64, 88))  # at the larger width of each stage of bottlenecks, by hand
+
+
+def tag(supernet: SuperNet) -> dict[str, torch.Tensor]:
+    """The biases of the norms of each bottleneck's hidden channels, numbered: where they went."""
+    tags = {}
+    for name, tensor in supernet.network.state_dict(keep_vars=True).items():
+        if name.endswith(("conv1.norm.bias", "conv2.norm.bias")):
+            with torch.no_grad():
+                tensor.copy_(torch.arange(len(tensor)))
+            tags[name] = tensor
+    return tags
+
+
+def test_bands_of_every_stage_are_kept_by_later_sorts() -> None:
+    """Through both expand phases of progressive shrinking: the first sort mixes all channels, the
+    second keeps those of the two ratios in use by then within their bands."""
+    supernet = SuperNet(small_resnet(), torch.Generator().manual_seed(2))
+    shares = [Share("a", 1, 0.1), Share("b", 1, 0.1, expand=2), Share("c", 1, 0.1, expand=3)]
+    _, first, second = curriculum(supernet.space, shares).phases
+    for seed, phase, bands in ((3, first, 1), (4, second, 2)):
+        init_weights(supernet.network, torch.Generator().manual_seed(seed))  # as if trained
+        tags = tag(supernet)
+        assert len(tags) == 8  # two norms in two blocks of two stages
+        supernet.sort_channels(*phase.sort_channels)  # type: ignore[misc]
+        for name, places in tags.items():
+            edges = [0, *HIDDEN[int(name[5]) - 3][-bands:]]
+            for low, high in itertools.pairwise(edges):
+                found = places[low:high].int().tolist()
+                assert sorted(found) == list(range(low, high)), (phase.name, name)
+                assert found != list(range(low, high)), (phase.name, name)
+
+
+@pytest.mark.parametrize(("formed", "widths"), [(1, 1), (2, 1), (2, 2), (3, 2)])
+def test_sorting_leaves_the_opened_space_as_it_was(formed: int, widths: int) -> None:
+    supernet = perturbed(SuperNet(small_resnet(), torch.Generator().manual_seed(3))).double()
+    supernet.eval()
+    x = torch.randn((2, 3, 32, 32), dtype=torch.float64)
+    opened = supernet.space.top(expand=formed, width=widths)
+    archs = opened.decode(opened.sample(np.random.default_rng(0), 40))
+    before = [supernet(x, arch) for arch in archs]
+    weights = {n: t.clone() for n, t in supernet.state_dict().items()}
+    supernet.sort_channels(formed, widths)
+    assert any(not torch.equal(weights[n], t) for n, t in supernet.state_dict().items())
+    for arch, was in zip(archs, before, strict=True):
+        torch.testing.assert_close(supernet(x, arch), was, rtol=1e-10, atol=1e-12)
 
 
 def test_foreign_archs_are_refused() -> None:

@@ -1,21 +1,32 @@
 """Training: learns, is the same when resumed, stops cleanly, and refuses what does not fit."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
-from onceforall import config, data, training
+from onceforall import checkpoint, config, data, families, training
 from onceforall.accuracy import accuracy, calibrated
 from onceforall.config import Settings
 from onceforall.data import Data, Source
 from onceforall.errors import InputError, Stopped
+from onceforall.families.mobilenetv3 import MobileNetV3
+from onceforall.images import FileImages, Request
+from onceforall.layers import Layer, layer
 from onceforall.runs import open_run
+from onceforall.space import Arch
 from onceforall.weights import load_supernet
 
 RECIPE = """
@@ -81,7 +92,7 @@ def test_training_learns(tmp_path: Path, digits: Data) -> None:
 
 
 def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
-    settings = recipe(tmp_path)
+    settings = recipe(tmp_path, "dropout=0.2")
     training.train(tmp_path / "whole", settings, digits)
     for stop in (3, 7, 11, 16):
         run = tmp_path / f"stopped-{stop}"
@@ -93,6 +104,48 @@ def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
             assert torch.equal(ours[name], tensor), (stop, name)
         steps = [json.loads(t)["step"] for t in (run / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(steps)
+
+
+def test_dropout_is_of_seed_step_and_rank(tmp_path: Path, digits: Data) -> None:
+    """Masks of the same images at the same weights, of three steps, two ranks and two seeds; and
+    the same once more."""
+    masks = []
+    for seed, rank, step in ((0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)):
+        settings = recipe(tmp_path, "dropout=0.5", f"seed={seed}", "resolutions=[12]")
+        group = training.Group(rank=rank)
+        run = training._Run(tmp_path / "run", settings, digits, group)
+        run.step = step
+        images, labels = next(digits.train.stream([Request(range(32), 12)]))
+        seen: list[torch.Tensor] = []
+        arch = run.family.space.largest()
+        (dropout,) = (m for m in run.supernet.skeleton(arch).modules() if "Dropout" in str(type(m)))
+        hook = dropout.register_forward_hook(lambda m, x, y, seen=seen: seen.append(y != 0))
+        run._train_step(run.curriculum.phases[0], step, images, labels)
+        hook.remove()
+        masks.append(seen[0])
+    assert all(0.2 < mask.float().mean() < 0.8 for mask in masks)
+    assert torch.equal(masks[0], masks[4])
+    for i in range(4):
+        for j in range(i):
+            assert (masks[i] != masks[j]).float().mean() > 0.1, (i, j)
+
+
+def test_the_caller_keeps_random_state_and_threads(tmp_path: Path, digits: Data) -> None:
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    settings = recipe(tmp_path, "phases=[{name: a, steps: 2, lr: 0.1}]", "dropout=0.2", "threads=2")
+    training.train(tmp_path / "run", settings, digits)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -> None:
+    """NumPy's generators of (seed, 1) and (seed, 1, 0) are one: those of the archs of step 1 and
+    of the order of epoch 0 were."""
+    run = training._Run(tmp_path / "run", recipe(tmp_path), digits, training.Group())
+    order = [i for r in list(run._requests())[:6] for i in r.indices]
+    n = len(digits.train)
+    assert order != np.random.default_rng((0, 1)).permutation(n).tolist()[: len(order)]
 
 
 def test_every_image_is_seen_once_an_epoch(tmp_path: Path, digits: Data) -> None:
@@ -130,6 +183,49 @@ def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits:
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
+def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
+    """Weight decay and momentum pass over blocks that no arch of a step has; in a block that is
+    used, the channels that none has do decay and move on, by hand: velocity 0.9 v + 0.5 w, and
+    Nesterov's step of 0.1 (0.5 w + 0.9 velocity)."""
+    changes = ("weight_decay=0.5", "momentum=0.9", "resolutions=[12]")
+    phases = "phases=[{name: a, steps: 2, lr: 0.1, kernel: 2, depth: 3, expand: 3}]"
+    settings = recipe(tmp_path, phases, *changes)
+    run = training._Run(tmp_path / "run", settings, digits, training.Group())
+    space = run.curriculum.phases[0].space
+    images, labels = next(digits.train.stream([Request(range(32), 12)]))
+
+    def step(arch: Arch) -> None:
+        plan = dataclasses.replace(run.curriculum.phases[0])
+        object.__setattr__(plan, "sample", lambda seed, number: [arch])
+        run._train_step(plan, 0, images, labels)
+
+    step(space.largest())  # every weight has a momentum now
+    before = {n: p.detach().clone() for n, p in run.supernet.named_parameters()}
+    velocity = {
+        n: run.optimizer.state[p]["momentum_buffer"].clone()
+        for n, p in run.supernet.named_parameters()
+        if p in run.optimizer.state
+    }
+    step(space.smallest())
+    after = dict(run.supernet.named_parameters())
+    absent = "network.stage1_block2."  # the smallest has one block a stage
+    names = [n for n in after if n.startswith(absent)]
+    assert len(names) > 5
+    for name in names:
+        assert velocity[name].abs().sum() > 0, name
+        assert torch.equal(after[name], before[name]), name
+        assert torch.equal(run.optimizer.state[after[name]]["momentum_buffer"], velocity[name]), (
+            name
+        )
+    name = "network.stage1_block1.project.conv.weight"
+    used = run.supernet.extract(space.smallest()).get_parameter(name.removeprefix("network."))
+    w, v = before[name][:, used.shape[1] :], velocity[name][:, used.shape[1] :]
+    assert w.numel() > 0
+    rate = run.optimizer.param_groups[0]["lr"]
+    moved = w - rate * (0.5 * w + 0.9 * (0.9 * v + 0.5 * w))
+    torch.testing.assert_close(after[name][:, used.shape[1] :], moved)
+
+
 def _train_and_stop(run: Path, settings: Settings, digits: Data, step: int) -> None:
     """Sends Ctrl-C to this process once a step has been taken."""
     original = training._Run._train_step
@@ -160,6 +256,268 @@ def test_folders_are_not_overwritten(tmp_path: Path, digits: Data) -> None:
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(InputError, match="exists and is not a run"):
         training.train(tmp_path / "mine", settings, digits)
+
+
+def stopped(tmp_path: Path, digits: Data) -> Path:
+    with pytest.raises(Stopped):
+        _train_and_stop(tmp_path / "run", recipe(tmp_path), digits, 3)
+    return tmp_path / "run"
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+def test_settings_of_another_version(tmp_path: Path, digits: Data) -> None:
+    """What an earlier one did not know yet had its default; what this one does not know is refused
+    in one line."""
+    run = stopped(tmp_path, digits)
+    path = run / "settings.json"
+
+    def drop(found: dict[str, Any]) -> None:
+        del found["precision"], found["data"]["std"], found["phases"][0]["warmup_epochs"]
+
+    rewrite(path, lambda found: found.update(shape="round"))
+    with pytest.raises(InputError, match=r"settings.json: unknown key 'shape'; there are phases"):
+        training.train(run, recipe(tmp_path), digits, resume=True)
+    rewrite(path, lambda found: found.pop("shape"))
+    rewrite(path, drop)
+    with pytest.raises(InputError, match="precision was 'fp32', now 'bf16'"):
+        training.train(run, recipe(tmp_path, "precision=bf16"), digits, resume=True)
+    assert training.train(run, recipe(tmp_path), digits, resume=True).steps == 18
+
+
+def test_what_may_change_when_a_run_is_resumed(tmp_path: Path, digits: Data) -> None:
+    """Where the files are and how many read them; nothing else of the data."""
+    run = stopped(tmp_path, digits)
+    for change, message in (
+        ("data.validation=99", "data.validation was None, now 99"),
+        ("data.augmentation=none", "data.augmentation was None, now 'none'"),
+        ("phases.0.lr=0.2", "phases.0.lr was 0.1, now 0.2"),
+        ("resolutions=[12]", r"resolutions was \[8, 12\], now \[12\]"),
+    ):
+        with pytest.raises(InputError, match=f"settings.json: {message}"):
+            training.train(run, recipe(tmp_path, change), digits, resume=True)
+    moved = recipe(tmp_path, "data.root=/elsewhere", "data.workers=0", "threads=1", "log_steps=1")
+    assert training.train(run, moved, digits, resume=True).steps == 18
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path, digits: Data) -> None:
+    run = stopped(tmp_path, digits)
+    group = training.Group(rank=0, size=2)
+    with pytest.raises(InputError, match=r"processes was 1, now 2: .* as many as before"):
+        training._Run(run, recipe(tmp_path), digits, group)._load()
+    with pytest.raises(InputError, match="batch_size: 3 is not enough for 2 processes"):
+        training._Run(run, recipe(tmp_path, "batch_size=3"), digits, group)
+
+
+def test_resuming_what_has_ended_changes_nothing(
+    tmp_path: Path, digits: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = recipe(tmp_path, "phases=[{name: a, steps: 2, lr: 0.1}]")
+    done = training.train(tmp_path / "run", settings, digits)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir() if p.suffix != ".jsonl"}
+    capsys.readouterr()
+    again = training.train(tmp_path / "run", settings, digits, resume=True)
+    assert "trained to its end already, 2 steps; nothing to do" in capsys.readouterr().err
+    assert again == done
+    assert all(p.stat().st_mtime_ns == was for p, was in before.items())
+
+
+def test_a_resumed_run_clears_up_after_a_killed_one(tmp_path: Path, digits: Data) -> None:
+    """SIGKILL while a checkpoint is being written: the one before it counts, and nothing is left
+    of the new one."""
+    settings = recipe(tmp_path, "phases=[{name: a, steps: 2, lr: 0.1}]", "threads=1")
+    script = """
+import os, signal, sys
+from pathlib import Path
+from onceforall import checkpoint, config, data, training
+import safetensors.torch
+
+save = safetensors.torch.save_file
+def dying(tensors, path, **more):
+    save(tensors, path, **more)
+    if "training" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+safetensors.torch.save_file = dying
+training.train(Path(sys.argv[2]), config.load(sys.argv[1]), data.load(data.Source("digits")))
+"""
+    (tmp_path / "short.yaml").write_text(json.dumps(settings.to_dict()))
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", script, str(tmp_path / "short.yaml"), str(run)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert any(p.name.startswith(".training") for p in run.iterdir())
+    training.train(run, settings, digits, resume=True)
+    found = {p.name for p in run.iterdir()}
+    names = {"settings.json", "metrics.jsonl", "training.safetensors", "supernet.safetensors"}
+    assert found == names
+
+
+PAUSING = """
+import sys
+from onceforall import cli, training
+
+take = training._Run._train_step
+
+def pausing(self, *args):
+    if self.step == 4:
+        print("at step 4", flush=True)
+        sys.stdin.readline()
+    return take(self, *args)
+
+training._Run._train_step = pausing
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 24 images of noise, too large to be held in memory."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (folder / name).mkdir()
+        for i in range(24):
+            pixels = rng.integers(0, 256, (84, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_sigterm_to_all_processes_ends_in_a_checkpoint(tmp_path: Path, photos: Path) -> None:
+    """While worker processes read images: as a batch system stops a job. Resumed, the run ends with
+    the weights of one that was never stopped."""
+    changes = [f"data={{name: {photos}, workers: 2}}", "resolutions=[72]", "batch_size=8"]
+    changes += ["phases=[{name: a, steps: 10, lr: 0.1}]", "threads=1", "dropout=0.2"]
+    settings = recipe(tmp_path, *changes)
+    command = [sys.executable, "-c", PAUSING, "train", str(tmp_path / "recipe.yaml"), *changes]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at step 4\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        _, told = process.communicate("go on\n", timeout=120)
+    assert told.splitlines() == ["onceforall: stopped after step 5 of 10; --resume goes on"]
+    assert process.returncode == 130
+    found = checkpoint.load(tmp_path / "run" / "training.safetensors", "training")
+    assert found.facts["step"] == 5
+    photographs = data.load(settings.data, 72)
+    assert isinstance(photographs.train, FileImages)
+    training.train(tmp_path / "run", settings, photographs, resume=True)
+    training.train(tmp_path / "whole", settings, photographs)
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(tmp_path / "whole")
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+READING = """
+import os, signal, sys
+from pathlib import Path
+from onceforall import data
+from onceforall.images import Request
+
+images = data.load(data.Source(sys.argv[1], workers=2), 72).train
+stream = images.stream(Request([i % 8], 72) for i in range(10**9))
+next(stream)
+workers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+print(*workers, flush=True)
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux for child processes")
+@pytest.mark.parametrize("end", ["at its end", "killed"])
+def test_no_worker_outlives_its_parent(photos: Path, end: str) -> None:
+    """Neither one that ends in the midst of a stream, which must not wait for its workers for ever
+    either, nor one that is killed."""
+    command = [sys.executable, "-c", READING, str(photos), end]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert found.returncode == (-signal.SIGKILL if end == "killed" else 0), found.stderr
+    workers = found.stdout.split()
+    assert len(workers) == 2
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.05)  # until the test's timeout
+
+
+class Scale(nn.Module):
+    """(N, features), each times a weight and plus a number that an unseeded generator drew."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        drawn = np.random.default_rng().normal(1, 0.5, 2).tolist()
+        self.weight = nn.Parameter(torch.full((features,), drawn[0]))
+        self.register_buffer("shift", torch.full((features,), drawn[1]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight + self.shift
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unseeded(MobileNetV3):
+    """A plug-in family whose build is random in a way that no seed of ours reaches."""
+
+    def tail(self, width_in: int) -> dict[str, Layer]:
+        layers = super().tail(width_in)
+        last = layers.popitem()
+        return {**layers, "scale": layer(Scale, features=self.feature_mix), last[0]: last[1]}
+
+
+def unseeded(**settings: Any) -> Unseeded:
+    plain = families.get("mbv3_mini", **settings)
+    return Unseeded(**{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)})
+
+
+def _rank(rank: int, folder: Path) -> None:
+    """One of two processes: trains, and writes its weights and some gradients it averaged."""
+    torch.set_num_threads(1)
+    families._FAMILIES["unseeded"] = unseeded
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    group = training.Group(rank, 2)
+    used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
+    used.grad = torch.tensor([1.0, 5.0]) * (1 + 2 * rank)
+    group.average_gradients([used, unused])
+    two = "phases=[{name: a, steps: 3, lr: 0.1}, {name: b, steps: 3, lr: 0.1, expand: 2, depth: 3}]"
+    settings = recipe(folder, "family=unseeded", "dropout=0.2", two)
+    digits = data.load(settings.data)
+    training._prepare_folder(folder / "run", settings, digits, False, group)
+    run = training._Run(folder / "run", settings, digits, group)
+    scale = dict(run.supernet.named_parameters())["network.scale.weight"]
+    tensors = {"drawn": scale.detach().clone(), "averaged": used.grad}
+    if unused.grad is not None:
+        tensors["unused"] = unused.grad
+    run.go()
+    tensors |= {f"supernet.{n}": t.clone() for n, t in run.supernet.state_dict().items()}
+    torch.save(tensors, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_start_and_end_with_equal_weights(tmp_path: Path) -> None:
+    """Also where a family's build draws from a generator that is not seeded. And gradients are
+    averaged by hand, (1 + 3) / 2 and (5 + 15) / 2; where there is none, there is none after."""
+    recipe(tmp_path)
+    torch.multiprocessing.spawn(_rank, (tmp_path,), 2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert not torch.equal(first["drawn"], second["drawn"])
+    for found in (first, second):
+        assert found["averaged"].tolist() == [2.0, 10.0]
+        assert "unused" not in found
+    for name, tensor in first.items():
+        if name.startswith("supernet."):
+            assert torch.equal(tensor, second[name]), name
+    found = checkpoint.describe(tmp_path / "run" / "training.safetensors")
+    assert found["processes"] == 2
 
 
 def test_what_cannot_train_is_refused(tmp_path: Path, digits: Data) -> None:
@@ -198,3 +556,27 @@ def test_two_processes_train_as_one(tmp_path: Path, digits: Data) -> None:
     assert len(results) == 1
     assert results[0]["steps"] == 18
     assert open_run(tmp_path / "run").supernet.space.resolution == (8, 12)
+
+
+def test_changed_images_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photo more, between starting and resuming, and between training and opening."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    source = f"data.name={tmp_path / 'images'}"
+    settings = recipe(tmp_path, source, "phases=[{name: a, steps: 4, lr: 0.1}]", "batch_size=8")
+    with pytest.raises(Stopped):
+        _train_and_stop(tmp_path / "run", settings, data.load(settings.data), 2)
+    added = tmp_path / "images" / "cat" / "new-0.png"
+    Image.new("RGB", (16, 16)).save(added)
+    with pytest.raises(InputError, match=r"training images have changed \(train cat: "):
+        training.train(tmp_path / "run", settings, data.load(settings.data), resume=True)
+    added.unlink()
+    training.train(tmp_path / "run", settings, data.load(settings.data), resume=True)
+    Image.new("RGB", (16, 16)).save(added)
+    capsys.readouterr()
+    open_run(tmp_path / "run").data()
+    assert "images have changed since" in capsys.readouterr().err

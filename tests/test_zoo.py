@@ -5,7 +5,9 @@ import hashlib
 import json
 import sys
 import threading
+import urllib.error
 from collections.abc import Callable, Iterator
+from http.client import BadStatusLine, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,28 @@ def test_offline_it_says_where_to_put_the_file(
     with pytest.raises(InputError, match="is not what was published"):
         zoo.fetch(entry)
     assert entry.file.exists()  # not ours to remove
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadStatusLine("two\nlines"),
+        IncompleteRead(b""),
+        urllib.error.URLError(OSError(101, "Network is unreachable")),
+        TimeoutError("timed out"),
+    ],
+)
+def test_a_failed_download_is_one_line(
+    error: Exception, entry: zoo.Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any, **settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("urllib.request.urlopen", fails)
+    with pytest.raises(InputError, match=r"cannot be downloaded .*; fetch it elsewhere") as caught:
+        zoo.fetch(entry)
+    assert "\n" not in str(caught.value)
+    assert "Errno" not in str(caught.value)
 
 
 def test_what_is_not_there(server: Server, entry: zoo.Published) -> None:

@@ -12,6 +12,7 @@ from onceforall.cli.nets import Net, Weights, describe, facts_of, labelled, numb
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
+    from onceforall.formats import StaticNetwork
     from onceforall.images import Images, Normalisation
 
 Resolution = Annotated[
@@ -23,7 +24,24 @@ Device = Annotated[
     str, typer.Option(help="onnxruntime-cpu, torch-cpu, torch-cuda, or one of a plug-in.")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images a run.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        help="What networks are calibrated and scored on: cuda or cpu; the GPU where there is one,"
+        " if left out.",
+        show_default=False,
+    ),
+]
 Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
+
+
+def _described(net: str, resolution: int | None) -> StaticNetwork:
+    """The network a person named, at a resolution that it can be counted and run at."""
+    from onceforall.costs import check_resolution
+
+    network = describe(net, resolution)
+    check_resolution(network.family, network.arch)
+    return network
 
 
 def info(
@@ -42,7 +60,7 @@ def info(
 
     if macs not in ("ours", "mmrazor"):
         raise InputError(f"--macs: {macs!r} is not 'ours' or 'mmrazor'")
-    network = describe(net, resolution)
+    network = _described(net, resolution)
     size = network.arch.resolution
     import torch
 
@@ -57,19 +75,24 @@ def info(
         "params": cost.params,
         "macs": counted,
         "peak_activation_bytes": cost.peak_activation_bytes,
+        "uncovered": list(cost.uncovered),
         "classes": cost.output_shape[0],
     }
     layers = _by_layer(cost.rows)
     rows = [[r["name"], r["output"], f"{r['macs']:,}", f"{r['params']:,}"] for r in layers]
+    least = "at least " if cost.uncovered else ""
+    shown = f"{least}{counted / 1e6:.2f}M at {size} px"
+    theirs = f"FLOPs       {shown} (MMRazor's convention)"
     text = [
         table(["layer", "output", "MACs", "params"], rows),
         "",
         f"arch        {network.arch}",
         f"params      {cost.params / 1e6:.2f}M",
-        f"{'FLOPs' if macs == 'mmrazor' else 'MACs '}       {counted / 1e6:.2f}M at {size} px"
-        + (" (MMRazor's convention)" if macs == "mmrazor" else ""),
-        f"activations {cost.peak_activation_bytes / 2**20:.2f} MiB at their peak",
+        theirs if macs == "mmrazor" else f"MACs        {shown}",
+        f"activations {least}{cost.peak_activation_bytes / 2**20:.2f} MiB at their peak",
     ]
+    if cost.uncovered:
+        text.append(f"not covered {choices(cost.uncovered)}: no rule says what these cost")
     emit({**data, "layers": layers}, as_json, "\n".join(text))
 
 
@@ -132,6 +155,7 @@ def evaluate(
     max_unreadable: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
     ] = 0.01,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
     """Measures the accuracy of a network.
@@ -144,8 +168,9 @@ def evaluate(
 
     if estimator not in calibration.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(calibration.ESTIMATORS)}")
-    network = describe(net, resolution)
-    module = weighted(net, network, weights)
+    place = paths.torch_device(on)
+    network = _described(net, resolution)
+    module = weighted(net, network, weights).to(place)
     size = network.arch.resolution
     normalisation = _normalisation(mean, std, facts_of(net, weights))
     channels = network.family.in_channels
@@ -231,7 +256,7 @@ def measure(
     """
     from onceforall import devices
 
-    network = describe(net, resolution)
+    network = _described(net, resolution)
     size = network.arch.resolution
     target = devices.Target(device, threads, batch, precision)
     module = network.family.build(network.arch).eval()
@@ -244,7 +269,7 @@ def measure(
             "runs": found.runs,
             "device": str(target),
             "arch": str(network.arch),
-            **devices.machine(),
+            **devices.provenance(target),
         },
         as_json,
         f"{found.median_ms:.4g} ms median (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g};"
@@ -270,7 +295,7 @@ def export(
     if format not in exporting.FORMATS:
         raise InputError(f"--format: {format!r}; there are {choices(exporting.FORMATS)}")
     refuse_existing(out)
-    network = describe(net, resolution)
+    network = _described(net, resolution)
     module = weighted(net, network, weights)
     size = network.arch.resolution
     shape = (network.family.in_channels, size, size)

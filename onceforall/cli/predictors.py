@@ -37,7 +37,10 @@ SpaceName = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="P", help="The predictor's file to write.")]
 Metric = Annotated[str, typer.Option("--metric", metavar="COLUMN", help="The column to predict.")]
 Device = Annotated[
-    str, typer.Option(help="Only the rows with this in column 'device'.", show_default=False)
+    str,
+    typer.Option(
+        help="Only records of this device (in a CSV, column 'device').", show_default=False
+    ),
 ]
 TestFraction = Annotated[
     float,
@@ -90,7 +93,9 @@ def accuracy(
         used = ()
     else:
         used = tuple(covariates.split(","))
-    hint = None if prior is None else predictors.load(prior, labels.at_own_resolutions().space)
+    hint = None
+    if prior is not None:
+        hint = predictors.load(prior, labels.at_own_resolutions().space, prior=True)
     with progress.busy(f"fitting {len(labels):,} records"):
         predictor = predictors.fit_accuracy(
             labels,
@@ -137,7 +142,7 @@ def latency(
     files.refuse_existing(out)
     known = _space(space)
     labels = _labels(records, known, metric, device, positive=True)
-    sources = [s for text in source or () for s in _sources(text, known, records, metric)]
+    sources = [s for text in source or () for s in _sources(text, known, records, metric, device)]
     with progress.busy(f"fitting {len(labels):,} records and {len(sources)} other devices"):
         predictor = predictors.fit_latency(labels, sources, test_fraction=test_fraction, seed=seed)
     drift = predictor.drift
@@ -240,20 +245,17 @@ def _space(name: str) -> Space:
 def _labels(path: Path, space: Space, metric: str, device: str, *, positive: bool) -> Labels:
     from onceforall import records as room
 
-    labels = room.read_labels(path, space, metric, positive=positive)
+    labels = room.read_labels(path, space, metric, positive=positive, device=device)
     parts = room.by_device(labels)
-    if len(parts) == 1 and not device:
-        return labels
-    names = [str(part.columns["device"][0]) for part in parts if "device" in part.columns]
-    if device in names:
-        return parts[names.index(device)]
-    if device:
-        raise InputError(f"{path}: column 'device' has no {device!r}; it has {choices(names)}")
-    raise InputError(f"{path}: has records of {choices(names)}; name one with --device")
+    if len(parts) > 1:
+        names = choices(part.columns["device"][0] for part in parts)
+        raise InputError(f"{path}: has records of {names}; name one with --device")
+    return labels
 
 
-def _sources(text: str, space: Space, records: Path, metric: str) -> list[Labels]:
-    """The labels of a `--source`: FILE or FILE:COLUMN,COLUMN."""
+def _sources(text: str, space: Space, records: Path, metric: str, device: str) -> list[Labels]:
+    """The labels of a `--source`: FILE or FILE:COLUMN,COLUMN. Those of `metric` (on `device`) in
+    `records` are what is fitted, and no source of it."""
     from onceforall import records as room
 
     path, names = Path(text), None
@@ -261,11 +263,12 @@ def _sources(text: str, space: Space, records: Path, metric: str) -> list[Labels
         file, listed = text.rsplit(":", 1)
         path, names = Path(file), listed.split(",")
     same = path.exists() and records.exists() and path.samefile(records)
-    if same and metric in (names or ()):
+    own = {metric, f"{metric}@{device}"} if same else set()
+    if own & set(names or ()):
         raise InputError(f"--source {text}: {metric} is what is fitted; name other devices'")
     if names is None:
         sheet = room.read_archs(path, space)
-        names = [n for n in sheet.latencies() if not (same and n == metric)]
+        names = [n for n in sheet.latencies() if n not in own]
         if not names:
             raise InputError(f"--source {text}: no column of it holds latencies of other devices")
     found = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit
-from onceforall.cli.networks import Batch, Device, Precision, Threads
+from onceforall.cli.networks import Batch, Device, On, Precision, Threads
 from onceforall.cli.units import quantity
 from onceforall.errors import InputError, choices
 
@@ -66,6 +66,7 @@ def accuracy(
     out: Annotated[
         Path | None, typer.Option(help="The file; RUN/accuracy.jsonl where left out.")
     ] = None,
+    on: On = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -74,14 +75,16 @@ def accuracy(
     The archs are spread over the space; with --near, after the first 50, they are those near the
     budgets that a predictor fitted on the records so far is least sure of. It stops when the
     predictor's error on held-out records stops falling. A file that has some of the records is gone
-    on with.
+    on with, where they are of the same supernet, data and images.
 
     Example: onceforall records accuracy runs/mine --near 0.5M,1M
     """
     from onceforall import collecting
+    from onceforall.accuracy import torch_device
     from onceforall.records import read_jsonl
     from onceforall.runs import open_run
 
+    place = torch_device(on)
     opened = open_run(run, data)
     path = out or run / "accuracy.jsonl"
     if every and near:
@@ -91,7 +94,7 @@ def accuracy(
     if any(budget <= 0 for budget in budgets):
         raise InputError(f"--near: {near!r}: budgets are above 0")
     found: dict[str, Any] = {"path": str(path)}
-    scoring = (opened.supernet, opened.data(), samples, path, images, seed)
+    scoring = (opened.supernet.to(place), opened.data(), samples, path, images, seed)
     if every:
         found["added"] = collecting.accuracies(*scoring)
     else:
@@ -140,6 +143,9 @@ def latency(
     as_json: Json = False,
 ) -> None:
     """Times archs of a family on a device.
+
+    A file that has some of the records is gone on with, where those of this device are of the same
+    machine and the same version of its runtime.
 
     Example: onceforall records latency ofa_mbv3_w1.0 --device onnxruntime-cpu --samples 100
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from onceforall.predictors import Predictor
     from onceforall.search import Candidate, Limit, Objective, Result
-    from onceforall.space import Arch, Space
+    from onceforall.space import Arch, ResolutionError, Space
 
 COSTS = ("macs", "params", "peak_activation_bytes")
 SECOND = "a linear model of the same records"
@@ -102,6 +102,7 @@ def search(
     """
     from onceforall import files, progress
     from onceforall import search as room
+    from onceforall.space import ResolutionError
 
     if not 0 <= risk < float("inf"):
         raise InputError(f"--risk: {risk} is not zero or a positive number")
@@ -112,9 +113,13 @@ def search(
             raise InputError(f"--out: {out}: a name that ends in {wanted} was expected")
     typed = [_typed(text, pareto) for text in limit or ()]
     searched = _searched(space, accuracy, resolutions)
-    judge = _Judge(_loaded(accuracy, searched), risk)
-    checker = _checker(judge, second, searched)
-    values = {wish.name: _value(wish, searched, space) for wish in typed}
+    try:
+        judge = _Judge(_loaded(accuracy, searched), risk)
+        checker = _checker(judge, second, searched)
+        values = {wish.name: _value(wish, searched, space) for wish in typed}
+    except ResolutionError as error:
+        named = [accuracy, second, *(wish.source for wish in typed)]
+        raise InputError(f"{error}; {_offered(searched, error, named)}") from None
     wishes = [_wish(wish, values[wish.name][1]) for wish in typed]
     started = {"evaluations": evaluations, "seconds": seconds, "seed": seed, "method": method}
     if pareto:
@@ -353,6 +358,23 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     return space.at(wanted)
 
 
+def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None]) -> str:
+    """The resolutions at which everything that is named can be asked, ready to be typed."""
+    from onceforall.space import ResolutionError
+
+    left = tuple(r for r in space.resolution if r in error.known)
+    while left:
+        try:
+            for path in named:
+                if path is not None:
+                    _loaded(path, space.at(left))
+        except ResolutionError as other:
+            left = tuple(r for r in left if r in other.known)
+        else:
+            return f"--resolutions {','.join(map(str, left))} takes those that all have"
+    return "no resolution of the space is known to all that is named"
+
+
 def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None]:
     """The function or table of a limited quantity, and its unit; None where it is not known."""
     if wish.source is not None:
@@ -367,7 +389,7 @@ def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None
     if space.family not in families.names():
         raise InputError(f"--limit {wish.name}: {space.family} has no networks to count it on")
     family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
-    made = costs.cost_tables(family, space.resolution)[wish.name]
+    made = costs.cost_table(family, wish.name, space.resolution)
     return made.restrict(space), made.unit
 
 

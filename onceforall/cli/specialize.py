@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit, table
-from onceforall.cli.networks import Batch, Device, Precision, Threads
+from onceforall.cli.networks import Batch, Device, On, Precision, Threads
 from onceforall.cli.units import quantity
 from onceforall.errors import InputError
 
@@ -49,12 +49,14 @@ def specialize(
     out: Annotated[
         Path | None, typer.Option(help="The folder; RUN/specialized/DEVICE where left out.")
     ] = None,
+    on: On = None,
     seed: Annotated[int, typer.Option(help="Of search and of the choice of records.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Finds, extracts, verifies and exports the best sub-network for each budget.
 
-    Records and predictors that are missing are made first and kept in the run's folder.
+    Records that are missing are made first and kept in the run's folder; those that are there must
+    be of the run's supernet, this machine and its runtime.
 
     Example: onceforall specialize runs/mine --max-latency 0.05ms --max-latency 0.08ms
     """
@@ -79,6 +81,7 @@ def specialize(
         images=images,
         risk=risk,
         seed=seed,
+        on=on,
     )
     rows = [make(shop, limits, folder / str(limits), seed=seed).to_dict() for limits in wanted]
     emit({"networks": rows, "device": str(target)}, as_json, network_table(rows))

@@ -1,24 +1,32 @@
 """Devices: where a network can be run and timed.
 
 A device is a function `prepare(network, example, threads, precision)` that returns a
-call to time and leaves the network as it was. More are found by the entry point
+call to time and leaves the network as it was; both are on the CPU, wherever the network
+given to a `Target` lives. What must hold while the call is timed, and only then, is a
+method `stretch` of it (`timing.py`). More devices are found by the entry point
 `onceforall.devices`. Devices know an `nn.Module`, never an arch.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
+import itertools
+import math
+import os
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from onceforall.costs import FLOAT_BYTES, cost
 from onceforall.devices.timing import ROUNDS, Latency, time_calls
 from onceforall.errors import InputError, choices
 
@@ -26,19 +34,34 @@ __all__ = [
     "Latency",
     "Target",
     "disturbed",
-    "machine",
     "measure",
     "measure_many",
     "names",
+    "provenance",
     "time_calls",
 ]
 
 Prepare = Callable[[nn.Module, Tensor, int, str], Callable[[], object]]
 
-_DEVICES = {  # name -> module, function, precisions
-    "onnxruntime-cpu": ("onceforall.devices.onnxruntime_cpu", "prepare", ("fp32",)),
-    "torch-cpu": ("onceforall.devices.pytorch", "prepare_cpu", ("fp32", "bf16")),
-    "torch-cuda": ("onceforall.devices.pytorch", "prepare_cuda", ("fp32", "fp16", "bf16")),
+
+@dataclass(frozen=True)
+class _Own:
+    """A device of ours."""
+
+    module: str
+    function: str
+    precisions: tuple[str, ...]
+    runtime: str  # the package that runs networks; it has a `__version__`
+
+
+_DEVICES = {
+    "onnxruntime-cpu": _Own(
+        "onceforall.devices.onnxruntime_cpu", "prepare", ("fp32",), "onnxruntime"
+    ),
+    "torch-cpu": _Own("onceforall.devices.pytorch", "prepare_cpu", ("fp32", "bf16"), "torch"),
+    "torch-cuda": _Own(
+        "onceforall.devices.pytorch", "prepare_cuda", ("fp32", "fp16", "bf16"), "torch"
+    ),
 }
 ATTEMPTS = 8  # at timing on an undisturbed machine
 PAUSE_SECONDS = 1.0  # between two of them
@@ -62,7 +85,12 @@ class Target:
         for name in ("threads", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} is below 1")
-        allowed = _DEVICES[self.device][2] if self.device in _DEVICES else ("fp32",)
+        cores = os.cpu_count() or 1
+        if self.device in _DEVICES and self.threads > cores:  # a plug-in's can be elsewhere
+            raise InputError(
+                f"threads: {self.threads} is more than the {cores} logical cores of this machine"
+            )
+        allowed = _DEVICES[self.device].precisions if self.device in _DEVICES else ("fp32",)
         if self.precision not in allowed:
             raise InputError(
                 f"precision: {self.device} has {choices(allowed)}, not {self.precision!r}"
@@ -76,15 +104,74 @@ class Target:
         return "-".join([self.device, *extras])
 
     def prepare(self, network: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
-        """A call that runs `network` once on random numbers of `shape`, (C, H, W)."""
-        generator = torch.Generator().manual_seed(0)
-        example = torch.randn((self.batch, *shape), generator=generator)
-        return _prepare_of(self.device)(network, example, self.threads, self.precision)
+        """A call that runs `network` once on random numbers of `shape`, (C, H, W); its first run
+        is over, so that what a run needs is there.
+
+        Raises:
+            InputError: a batch does not fit into memory.
+        """
+        network = _on_cpu(network)
+        needed, there = _run_bytes(network, shape, self.batch), _memory_bytes()
+        if needed > there:
+            raise self._too_large(shape, f"needs {_gib(needed)}, this machine has {_gib(there)}")
+        try:
+            generator = torch.Generator().manual_seed(0)
+            example = torch.randn((self.batch, *shape), generator=generator)
+            call = _prepare_of(self.device)(network, example, self.threads, self.precision)
+            call()
+        except Exception as error:  # each runtime has an exception of its own for this
+            if isinstance(error, InputError) or not _of_memory(error):
+                raise
+            raise self._too_large(shape, f"needs {_gib(needed)}, which was not there") from None
+        return call
+
+    def _too_large(self, shape: tuple[int, ...], why: str) -> InputError:
+        size = "x".join(str(n) for n in shape)
+        return InputError(
+            f"batch: {self.batch} x {size} {why}; a smaller --batch or --resolution is needed"
+        )
+
+
+def _on_cpu(network: nn.Module) -> nn.Module:
+    """The network, or a copy of one that lives elsewhere."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return network
+    return copy.deepcopy(network).cpu()
+
+
+def _run_bytes(network: nn.Module, shape: tuple[int, ...], batch: int) -> int:
+    """What a run needs at least: the images, and of a batch the activations at their peak, where
+    they can be counted. (Those of one image fit wherever it does; counting takes time.)"""
+    images = batch * FLOAT_BYTES * math.prod(shape)
+    if batch == 1:
+        return images
+    try:
+        return batch * cost(network, shape).peak_activation_bytes
+    except InputError:
+        return images
+
+
+def _memory_bytes() -> float:
+    """All of this machine's; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB"
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether it says that memory could not be had."""
+    return isinstance(error, MemoryError) or bool(re.search("memory|alloc", str(error), re.I))
 
 
 def names() -> list[str]:
     """All devices, those of plug-ins last."""
-    return [*_DEVICES, *(p.name for p in entry_points(group="onceforall.devices"))]
+    return [*_DEVICES, *_plugins()]
 
 
 def measure(
@@ -152,14 +239,29 @@ def _anchor(target: Target) -> _Anchor:
     return _Anchor(call, fastest)
 
 
-def machine() -> dict[str, Any]:
-    """What ran the measurements, for their provenance."""
+def provenance(target: Target) -> dict[str, Any]:
+    """What a latency is a latency of, beside the target: the machine, its processor (of
+    torch-cuda the GPU), and the runtime with its version. That of a plug-in is the package it
+    comes with, and what it runs on is not known: the machine is the one that this runs on."""
+    processor = _processor()
+    if target.device == "torch-cuda" and torch.cuda.is_available():
+        processor = torch.cuda.get_device_name()
     return {
         "machine": platform.machine(),
         "system": platform.system(),
-        "processor": _processor(),
+        "processor": processor,
+        "runtime": _runtime(target.device),
         "torch": torch.__version__,
     }
+
+
+def _runtime(device: str) -> str:
+    """Name and version, such as `onnxruntime 1.20.1`."""
+    if device in _DEVICES:
+        name = _DEVICES[device].runtime
+        return f"{name} {importlib.import_module(name).__version__}"
+    package = _plugins()[device].dist
+    return "unknown" if package is None else f"{package.name} {package.version}"
 
 
 def _processor() -> str:
@@ -176,7 +278,10 @@ def _processor() -> str:
 
 def _prepare_of(device: str) -> Prepare:
     if device in _DEVICES:
-        module, function, _ = _DEVICES[device]
-        return getattr(importlib.import_module(module), function)
-    plugins = {p.name: p for p in entry_points(group="onceforall.devices")}
-    return plugins[device].load()
+        own = _DEVICES[device]
+        return getattr(importlib.import_module(own.module), own.function)
+    return _plugins()[device].load()
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {plugin.name: plugin for plugin in entry_points(group="onceforall.devices")}

@@ -3,12 +3,17 @@
 A latency is the median over many runs. Several networks are timed in turns, a short
 stretch each per round, so that a machine that slows down for a while slows all of them
 down and not one. Knows callables, nothing of networks or runtimes.
+
+A call may have a method `stretch`, a context manager that is entered around each of its
+stretches: for settings of the process that the call needs, that must not stay, and that take
+too long to be set within what is timed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 
@@ -39,8 +44,9 @@ def time_calls(
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for i, call in enumerate(calls):
-            call()
-            stretch = _stretch(call, stretch_seconds)
+            with getattr(call, "stretch", nullcontext)():
+                call()
+                stretch = _stretch(call, stretch_seconds)
             medians[i].append(median(stretch))
             times[i] += stretch
     return [_latency(m, sorted(t)) for m, t in zip(medians, times, strict=True)]

@@ -41,10 +41,14 @@ __all__ = [
 ]
 
 
-def load(path: Path | str, space: Space | None = None) -> Predictor:
+def load(path: Path | str, space: Space | None = None, *, prior: bool = False) -> Predictor:
     """The predictor that `save` wrote, for populations of `space`: the space it was fitted for
     (the default) or a part of it, at any resolutions. Also what others published: a look-up table
     (.yaml, .csv, a folder of them; our own .json) and the authors' accuracy predictors (.pth).
+
+    Args:
+        prior: another predictor will be fitted on its output, which need not be right then: one of
+            the authors' predictors may be of another family than the space.
 
     Raises:
         InputError: the file is missing or damaged, or the space is another.
@@ -53,7 +57,14 @@ def load(path: Path | str, space: Space | None = None) -> Predictor:
     if path.is_dir() or path.suffix in (".yaml", ".yml", ".csv", ".json"):
         return published.read_table(path, space)
     if path.suffix == ".pth":
-        return published.read_perceptron(path, space)
+        authors = published.read_perceptron(path)
+        if space is not None and space.family != authors.family and not prior:
+            raise InputError(
+                f"{path}: predicts accuracies of {authors.family}, not of {space.family};"
+                f" use it on {authors.family}, or as the prior of a predictor of {space.family}"
+                " (`fit accuracy --prior`)"
+            )
+        return authors if space is None else published.Perceptron(space, authors.layers)
     head, arrays = read(path)
     try:
         known = Space.from_dict(head["space"])

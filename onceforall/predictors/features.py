@@ -23,7 +23,6 @@ from onceforall.space.genes import RESOLUTION
 from onceforall.space.stages import KINDS, block_gene, stage_gene
 
 if TYPE_CHECKING:
-    from onceforall.costs import Row
     from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
@@ -185,9 +184,9 @@ class CostTables:
 @lru_cache(maxsize=16)
 def cost_tables(space: Space, resolutions: tuple[int, ...]) -> CostTables | None:
     """The tables of the space's family at these resolutions, in the order given; None where no
-    family of that name and space can be built."""
+    family of that name and space can be built, or its costs are not all known."""
     from onceforall import families
-    from onceforall.costs import layer_cost, layer_table
+    from onceforall.costs import layer_table, whole_cost
 
     try:
         family = families.get(space.family)
@@ -196,7 +195,7 @@ def cost_tables(space: Space, resolutions: tuple[int, ...]) -> CostTables | None
 
         def table(rows: Callable[[Any], float]) -> Table:
             made = layer_table(
-                family, lambda layer, shape: rows(layer_cost(layer, shape)), "sum", resolutions
+                family, lambda layer, shape: rows(whole_cost(layer, shape)), "sum", resolutions
             )
             return made.restrict(space.at(whole.resolution))
 
@@ -207,25 +206,13 @@ def cost_tables(space: Space, resolutions: tuple[int, ...]) -> CostTables | None
             activations=table(
                 lambda cost: sum(math.prod(r.output_shape) for r in cost.rows if r.macs)
             ),
-            depthwise=table(lambda cost: sum(r.macs for r in cost.rows if _is_depthwise(r))),
+            depthwise=table(lambda cost: sum(r.macs for r in cost.rows if r.depthwise)),
             pools=table(lambda cost: sum("Pool" in r.kind for r in cost.rows)),
             operations=table(lambda cost: len(cost.rows)),
             stage_macs=tuple(_of_stage(macs, s) for s in range(len(space.stages))),
         )
     except InputError:
         return None
-
-
-def _is_depthwise(row: Row) -> bool:
-    """A convolution whose weights see one input channel each: more MACs an output than 1 x 1
-    convolutions of that few weights could have."""
-    channels = row.output_shape[0]
-    return (
-        row.kind == "Conv2d"
-        and row.params > 0
-        and row.params % channels == 0
-        and (row.params // channels in (9, 25, 49))
-    )
 
 
 def _of_stage(table: Table, stage: int) -> Table:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from onceforall import files
 from onceforall.errors import InputError, choices
 from onceforall.predictors.base import Prediction, Predictor
-from onceforall.space import Population, Space, Stage, Value
+from onceforall.space import Population, ResolutionError, Space, Stage, Value
 from onceforall.space.stages import block_gene, stage_gene
 from onceforall.tables import Place, Table
 
@@ -78,6 +78,7 @@ def read_table(path: Path, space: Space | None = None) -> Additive:
     elif path.is_dir() or path.name.endswith(_SUFFIX):
         table = note10(path, space)
     else:
+        _check_family(path, space, PIXEL1_FAMILY)
         table = pixel1(path)
     return Additive(table if space is None else table.restrict(space))
 
@@ -102,9 +103,10 @@ def note10(path: Path, space: Space | None = None) -> Table:
     resolutions = sorted(there) if space is None else space.resolution
     missing = [r for r in resolutions if r not in there]
     if missing:
-        raise InputError(
+        raise ResolutionError(
             f"{folder}: has no table for {missing[0]} px, a resolution that is asked for; there are"
-            f" {choices(sorted(there))}"
+            f" {choices(sorted(there))}",
+            sorted(there),
         )
     values = {r: _means(there[r]) for r in resolutions}
 
@@ -163,7 +165,7 @@ def ultra96(path: Path, space: Space | None = None) -> Table:
         return None
 
     if space is not None and space.resolution != (224,):
-        raise InputError(f"{path}: was measured at 224 px only; restrict the resolutions to 224")
+        raise ResolutionError(f"{path}: was measured at 224 px only", (224,))
     return _of_layers(path, ULTRA96_FAMILY, (224,), key, lambda r: values, "ultra96_ms")
 
 
@@ -307,6 +309,11 @@ class Perceptron(Predictor):
             raise InputError(f"a predictor of {inputs} inputs; those known have {choices(_CODES)}")
         self._code, self._least = _CODES[inputs](space)
 
+    @property
+    def family(self) -> str:
+        """The family whose accuracies it was fitted on."""
+        return _MADE_FOR[self.layers[0][0].shape[1]][0]
+
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
         self.check_covariates(covariates)
         x = self.encode(population)
@@ -346,7 +353,8 @@ Code = list[tuple[int, NDArray[np.intp]]]  # a gene, and the input that each of 
 
 
 def read_perceptron(path: Path, space: Space | None = None) -> Perceptron:
-    """`acc_predictor.pth` (made for `ofa_mbv3_w1.2`) or `ofa_resnet50_acc_predictor.pth`.
+    """`acc_predictor.pth` (made for `ofa_mbv3_w1.2`) or `ofa_resnet50_acc_predictor.pth`, asked
+    about a space of any family whose archs its inputs can tell; `predictors.load` is stricter.
 
     Raises:
         InputError: the file is damaged or another, or the space has a resolution that the
@@ -378,12 +386,15 @@ def read_perceptron(path: Path, space: Space | None = None) -> Perceptron:
 def _own_space(inputs: int) -> Space:
     from onceforall import families
 
-    name, sizes = {128: ("ofa_mbv3_w1.2", MBV3_SIZES), 82: ("ofa_resnet50", RESNET_SIZES)}[inputs]
+    name, sizes = _MADE_FOR[inputs]
     return families.get(name).space.at(sizes)
 
 
 MBV3_SIZES = tuple(range(112, 225, 16))
 RESNET_SIZES = (128, 144, 160, 176, 192, 224, 240, 256)  # of the authors' search on ResNet50
+
+
+_MADE_FOR = {128: ("ofa_mbv3_w1.2", MBV3_SIZES), 82: ("ofa_resnet50", RESNET_SIZES)}
 
 
 def _mbv3_code(space: Space) -> tuple[Code, int]:
@@ -433,7 +444,10 @@ _CODES: dict[int, Callable[[Space], tuple[Code, int]]] = {128: _mbv3_code, 82: _
 
 
 def _sizes(space: Space, known: tuple[int, ...], start: int) -> NDArray[np.intp]:
-    return _positions(space, "resolution", space.resolution, known, start)
+    try:
+        return _positions(space, "resolution", space.resolution, known, start)
+    except InputError as error:
+        raise ResolutionError(str(error), known) from None
 
 
 def _positions(

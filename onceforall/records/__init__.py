@@ -3,6 +3,7 @@
 Knows archs and spaces; no predictors, no devices and no torch.
 """
 
+from onceforall.records.identity import refuse_others
 from onceforall.records.labels import Labels, by_device, read_labels
 from onceforall.records.record import Record, add, appending, read_jsonl, write_jsonl
 from onceforall.records.sheets import (
@@ -18,6 +19,7 @@ __all__ = [
     "add",
     "appending",
     "read_jsonl",
+    "refuse_others",
     "write_jsonl",
     "Labels",
     "by_device",

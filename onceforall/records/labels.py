@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, choices
+from onceforall.records.identity import refuse_mixed
 from onceforall.records.sheets import Column, read_archs
 from onceforall.space import Population, Space
 
@@ -62,8 +63,10 @@ class Labels:
         return replace(self, space=self.space.at(sizes), population=population)
 
 
-def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False) -> Labels:
-    """The archs of a file and their measured `metric`.
+def read_labels(
+    path: Path, space: Space, metric: str, *, positive: bool = False, device: str = ""
+) -> Labels:
+    """The archs of a file and their measured `metric`; with `device`, only what was measured there.
 
     Rows that are equal in everything are one record; an arch that was measured several times
     with different results is kept as often as it was measured, with a warning that says how far
@@ -71,7 +74,8 @@ def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False
 
     Raises:
         InputError: as `read_archs`; a value that is not finite or, with `positive`, not above 0;
-            no rows at all.
+            no rows at all, or none of `device`; a JSONL file whose records of the metric are of
+            several devices and none is named, or of several supernets, machines or runtimes.
     """
     sheet = read_archs(path, space, metric)
     if not len(sheet.lines):
@@ -79,6 +83,12 @@ def read_labels(path: Path, space: Space, metric: str, *, positive: bool = False
     values = sheet.numbers(metric, positive=positive)
     rest = {k: v for k, v in sheet.columns.items() if k != metric}
     labels = Labels(sheet.space, metric, sheet.population, values, rest)
+    if device:
+        labels = _of_device(labels, device, path)
+    elif path.suffix == ".jsonl":
+        _check_one_device(labels, path)
+    if path.suffix == ".jsonl":
+        refuse_mixed(path, labels.metric, labels.columns)
     merged = _merged(labels, path)
     return replace(merged, warnings=sheet.warnings + merged.warnings)
 
@@ -92,6 +102,30 @@ def by_device(labels: Labels) -> list[Labels]:
     if len(parts) == 1:
         return parts
     return [replace(p, metric=f"{p.metric}@{p.columns['device'][0]}") for p in parts]
+
+
+def _of_device(labels: Labels, device: str, path: Path) -> Labels:
+    """Those of one device.
+
+    Raises:
+        InputError: there are none; names the devices there are.
+    """
+    if "device" not in labels.columns:
+        raise InputError(f"{path}: has no column 'device' in which {device!r} could stand")
+    parts = {str(part.columns["device"][0]): part for part in by_device(labels)}
+    if device not in parts:
+        raise InputError(f"{path}: column 'device' has no {device!r}; it has {choices(parts)}")
+    return parts[device]
+
+
+def _check_one_device(labels: Labels, path: Path) -> None:
+    devices = dict.fromkeys(labels.columns.get("device", np.array([], np.str_)).tolist())
+    if len(devices) > 1:
+        raise InputError(
+            f"{path}: has records of {labels.metric} on"
+            f" {choices(d or 'no device' for d in devices)};"
+            f" name one with --device, or as {labels.metric}@{next(iter(devices))}"
+        )
 
 
 def _merged(labels: Labels, path: Path) -> Labels:

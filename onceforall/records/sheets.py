@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,16 @@ class Sheet:
     lines: NDArray[np.int64]  # (n,) line of each row in the file, counted from 1
     archs: Mapping[str, Column]
     warnings: tuple[str, ...] = ()  # what a person should know before using it
+    metrics: tuple[str, ...] = ()  # columns that say metrics, each in the rows it is not "" in
 
     def latencies(self) -> list[str]:
         """The columns that can be latencies: numbers above 0, not a few small whole numbers."""
         found = []
-        for name in self.columns:
+        for name in self.metrics or self.columns:
+            rows = self.columns[name] != "" if self.metrics else np.ones(len(self.lines), bool)
+            part = replace(self, columns={name: self.columns[name][rows]}, lines=self.lines[rows])
             try:
-                values = self.numbers(name, positive=True)
+                values = part.numbers(name, positive=True)
             except InputError:
                 continue
             if len(values) and (values % 1).any():
@@ -313,9 +316,10 @@ def _holding(space: Space, archs: Sequence[Arch]) -> Space:
 
 
 def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
-    """One row a record; provenance as columns. With a metric only its records.
+    """One row a record; device and provenance as columns. With a metric only its records.
 
-    A metric of several devices is told apart as `metric@device`.
+    Without one, a metric of several devices has a column for each, `metric@device`; this can be
+    named as `metric`, too.
     """
     records = read_jsonl(path)
     devices: dict[str, set[str]] = {}
@@ -324,22 +328,33 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
     names = [r.metric if len(devices[r.metric]) == 1 else f"{r.metric}@{r.device}" for r in records]
     rows, archs, lines = [], [], []
     for number, (record, name) in enumerate(zip(records, names, strict=True), 1):
-        if metric not in (None, name):
+        if metric not in (None, record.metric, f"{record.metric}@{record.device}"):
             continue
         try:
             space.check(record.arch, resolution=False)
         except InputError as error:
             raise InputError(f"{path} record {number}: {error}") from None
         told = {k: str(v) for k, v in record.provenance.items() if isinstance(v, str | int | float)}
-        rows.append({**told, name: repr(record.value)})
+        if record.device:
+            told["device"] = record.device
+        rows.append({**told, metric or name: repr(record.value)})
         archs.append(record.arch)
         lines.append(number)
     if metric is not None and records and not rows:
-        raise InputError(f"{path}: has no records of {metric!r}; it has {choices(set(names))}")
+        raise InputError(
+            f"{path}: has no records of {metric!r}; it has {choices(sorted(set(names)))}"
+        )
     columns = {
         name: np.array([row.get(name, "") for row in rows], np.str_)
         for name in dict.fromkeys(name for row in rows for name in row)
     }
     whole = _holding(space, archs)
-    named = {ARCH: np.array([str(arch) for arch in archs], np.str_)}
-    return Sheet(path, whole, whole.encode(archs), columns, np.array(lines, np.int64), named)
+    return Sheet(
+        path,
+        whole,
+        whole.encode(archs),
+        columns,
+        np.array(lines, np.int64),
+        {ARCH: np.array([str(arch) for arch in archs], np.str_)},
+        metrics=tuple(dict.fromkeys(names)) if metric is None else (metric,),
+    )

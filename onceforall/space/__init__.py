@@ -7,7 +7,7 @@ all derive from it. `Stage` is shorthand for the genes of convolutional families
 
 from onceforall.space.arch import Arch
 from onceforall.space.genes import GENE, MOST_CHOICES, Gene, Population, Presence, Value
-from onceforall.space.spaces import Space
+from onceforall.space.spaces import ResolutionError, Space
 from onceforall.space.stages import Block, Stage
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Gene",
     "Population",
     "Presence",
+    "ResolutionError",
     "Space",
     "Stage",
     "Value",

@@ -29,6 +29,14 @@ from onceforall.space.genes import (
 from onceforall.space.stages import Stage, Values
 
 
+class ResolutionError(InputError):
+    """Something is not known at a resolution of a space; `known` are those it is known at."""
+
+    def __init__(self, message: str, known: Sequence[int]) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+
+
 @dataclass(frozen=True, eq=False)
 class Space:
     """All sub-networks of a family: the genes they choose by.
@@ -253,7 +261,8 @@ class Space:
         resolution.
 
         Raises:
-            InputError: names the gene, the value and the allowed ones, after `where`.
+            InputError: names the gene, the value and the allowed ones, after `where`; a
+                `ResolutionError` where the gene is the resolution.
         """
         if self.family != whole.family:
             raise InputError(f"{where}: is for {whole.family}, not for {self.family}")
@@ -264,10 +273,13 @@ class Space:
                 raise InputError(f"{another}: {gene.spoken} is not in it")
             new = [v for v in gene.values if v not in known[gene.name].values]
             if new and (resolution or gene.name != RESOLUTION):
-                raise InputError(
+                error = (
                     f"{another}: {gene.spoken} {new[0]} is not in it;"
                     f" it has {choices(known[gene.name].values)}"
                 )
+                if gene.name == RESOLUTION:
+                    raise ResolutionError(error, whole.resolution)
+                raise InputError(error)
         own = {g.name: g.values for g in self.genes if g.name != RESOLUTION}
         if _own(whole.restrict(**own)) != _own(self):
             raise InputError(f"{another}: its genes are there under other conditions")

@@ -1,0 +1,55 @@
+"""What a value was measured on, and that values of different things are not mixed in silence.
+
+A record's provenance names the supernet and the images (both by a digest), the machine, the
+processor, the runtime. Values of one metric, on one device, are comparable only where all of
+these agree. Records written before these were named do not name them: they agree with each
+other, and with no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from onceforall.errors import InputError, choices
+from onceforall.records.record import Record, read_jsonl
+
+IDENTITY = ("supernet", "images_digest", "machine", "system", "processor", "runtime")
+
+
+def refuse_others(path: Path, metric: str, device: str, of: Mapping[str, Any]) -> list[Record]:
+    """The records of a metric on a device that a file has; none where there is no file.
+
+    Raises:
+        InputError: one of them is of something else than `of`, the provenance of those to come.
+    """
+    if not path.exists():
+        return []
+    found = [r for r in read_jsonl(path) if (r.metric, r.device) == (metric, device)]
+    for record in found:
+        for name in IDENTITY:
+            if name in of and record.provenance.get(name) != of[name]:
+                raise InputError(
+                    f"{path}: {name}: its records of {metric} are of"
+                    f" {_named(record.provenance.get(name, ''))}, new ones would be of {of[name]};"
+                    " name another file, or move this one away"
+                )
+    return found
+
+
+def refuse_mixed(path: Path, metric: str, columns: Mapping[str, Iterable[Any]]) -> None:
+    """Raises InputError where records of a metric, given by the columns of their provenance, were
+    measured on different things."""
+    for name in IDENTITY:
+        values = sorted({str(value) for value in columns.get(name, ())})
+        if len(values) > 1:
+            raise InputError(
+                f"{path}: {name}: its records of {metric} are of"
+                f" {choices(_named(value) for value in values)}; keep those of each in a file of"
+                " its own"
+            )
+
+
+def _named(value: Any) -> str:
+    return str(value) or "one that they do not name"
