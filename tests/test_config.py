@@ -87,10 +87,10 @@ def test_refusals_name_field_and_value(tmp_path: Path, change: str, message: str
 
 
 def numbers() -> list[str]:
-    """Every setting that is a number, or a list of them, as the command line names it."""
+    """Every setting that is a number, or a list or map of them, as the command line names it."""
     parts = {"": Settings, "phases.1.": PhaseSettings, "data.": Source}
     return [
-        prefix + name
+        prefix + name + ".kernel" * (typing.get_origin(hint) is dict)
         for prefix, kind in parts.items()
         for name, hint in typing.get_type_hints(kind).items()
         if {int, float, tuple[int, ...], tuple[float, ...]} & {hint, *typing.get_args(hint)}

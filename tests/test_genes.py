@@ -317,7 +317,7 @@ def test_changes_are_steps_to_other_archs(everything) -> None:
 def test_records_and_predictors(tmp_path) -> None:
     """A CSV of archs as texts; an accuracy and a latency that nothing but genes explain."""
     rng = np.random.default_rng(0)
-    population = LARGE.sample(rng, 400)
+    population = LARGE.sample(rng, 80)
 
     def effect(rows: Population) -> np.ndarray:
         active = LARGE.active(rows)
@@ -328,7 +328,7 @@ def test_records_and_predictors(tmp_path) -> None:
         return total * (1 + 0.1 * (LARGE.values("act", rows) == "gelu"))
 
     path = tmp_path / "records.csv"
-    values = 50 + effect(population) + rng.normal(0, 0.05, 400)
+    values = 50 + effect(population) + rng.normal(0, 0.05, 80)
     write_csv(path, LARGE, population, {"top1": values, "ms": 0.2 * effect(population)})
     labels = read_labels(path, LARGE, "top1")
     assert (labels.population == population).all()
