@@ -83,7 +83,7 @@ def _score(
         for arch in track(by_resolution, "accuracy records"):
             network = calibrated(supernet, arch, data)
             found = accuracy(network, arch.resolution, data.validation, images)
-            add(file, Record(arch, TOP1, found.top1, "%", provenance=facts | {"images": found.n}))
+            add(file, Record(arch, TOP1, found.top1, "%", provenance=facts))
 
 
 def add_accuracy(
@@ -97,7 +97,8 @@ def add_accuracy(
 
 
 def accuracy_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
-    """What an accuracy is of: the supernet, by a digest of its weights, and the images."""
+    """What an accuracy is of: the supernet, by a digest of its weights, and the first `images` of
+    validation, those included that cannot be read."""
     return {
         "supernet": digest(supernet),
         "data": data.name,

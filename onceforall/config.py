@@ -107,7 +107,7 @@ class Settings:
     data: Source = field(default_factory=lambda: Source("fashion-mnist"))
     family: str = "mbv3_mini"
     resolutions: tuple[int, ...] | None = None
-    # pixels; None: the family's own at ImageNet size, else 6/7 and 7/7 of the images' size
+    # pixels; None: 6/7 and 7/7 of the size of small images, 4/7 to 7/7 of that of photos
     batch_size: int = 128
     # images, over all processes; 2 or more in each
     momentum: float = 0.9

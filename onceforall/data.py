@@ -117,7 +117,8 @@ class Source:
 
 
 def load(source: Source) -> Data:
-    """Finds, reads and splits a data set.
+    """Finds, reads and splits a data set; of CIFAR-10, `root` may also be a folder of its images as
+    files.
 
     Raises:
         InputError: not known, not found, unreadable, or with too few images.
@@ -126,13 +127,36 @@ def load(source: Source) -> Data:
         raise InputError(
             f"data: augmentation: {source.augmentation!r}; there are {choices(AUGMENTATIONS)}"
         )
+    root = _root(source)
+    if root is not None:
+        return _folder(source, root)
     if source.name in _NAMED:
         return _NAMED[source.name](source)
-    if Path(source.name).is_dir():
-        return _folder(source, Path(source.name))
     raise InputError(
         f"data: {source.name!r} is neither a folder nor one of {choices(sorted(_NAMED))}"
     )
+
+
+def size_of(source: Source) -> int:
+    """Height and width of a data set's images, pixels; of files the median of the shorter, from
+    their headers alone.
+
+    Raises:
+        InputError: as `load`.
+    """
+    root = _root(source)
+    if root is None:
+        return load(source).size
+    return short_sides(read_split(root, source.validation).train.paths)[1]
+
+
+def _root(source: Source) -> Path | None:
+    """The folder of images that is asked for; None: a data set that is held in memory, or none."""
+    if source.name not in _NAMED:
+        return Path(source.name) if Path(source.name).is_dir() else None
+    root = Path(source.root or "")
+    as_files = source.name == "cifar10" and source.root is not None
+    return root if as_files and all((root / p).is_dir() for p in ("train", "test")) else None
 
 
 # --- data sets that are held in memory
@@ -234,8 +258,6 @@ def _cifar10(source: Source) -> Data:
     from torchvision.datasets import CIFAR10
 
     root = Path(source.root) if source.root else cache_folder() / "datasets"
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        return _folder(source, root)  # the same images as files
     try:
         with _downloading("CIFAR-10"):
             fetch = source.root is None

@@ -133,12 +133,14 @@ def list_folder(
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files in a folder and those below it, sorted by name.
+    """All image files in a folder and those below it, sorted by name. What is hidden is none of
+    them: programs put copies, thumbnails and notes there (`._1.jpg`, `.ipynb_checkpoints`).
 
     Raises:
         InputError: there are none.
     """
-    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    images = [p for p in found if not any(n[0] == "." for n in p.relative_to(folder).parts)]
     if not images:
         raise InputError(f"{folder}: no images in it ({choices(IMAGE_SUFFIXES)})")
     return images
@@ -200,7 +202,7 @@ def short_sides(paths: Sequence[Path]) -> tuple[int, int, int]:
         try:
             with Image.open(paths[row]) as image:  # reads the header only
                 sides.append(min(image.size))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except Exception:  # of a damaged file, decoders raise many kinds
             continue
     if not sides:
         raise InputError(f"{paths[0]}: not an image, or damaged, as are all others looked at")

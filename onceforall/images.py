@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -133,7 +134,7 @@ class FileImages:
     the next one that can be read takes its place, so that batches keep their size.
 
     Raises:
-        InputError: more than `most_unreadable` of the files cannot be read.
+        InputError: more than `most_unreadable` of the files cannot be read; in training, all.
     """
 
     paths: list[Path]
@@ -166,7 +167,10 @@ class FileImages:
         if first is None:
             return
         if first.seed is not None:
-            yield from self._read(itertools.chain([first], wanted))
+            for pixels, labels in self._read(itertools.chain([first], wanted)):
+                if not len(labels):
+                    raise InputError(f"{self.paths[0]}: cannot be read, nor can any other image")
+                yield pixels, labels
             return
         every = [first, *wanted]
         if self._decoded.has(every):
@@ -213,7 +217,8 @@ def check_unreadable(unreadable: Sequence[Path], most: int | None) -> None:
         shown = choices(unreadable[:3]) + (", ..." if len(unreadable) > 3 else "")
         raise InputError(
             f"data: unreadable: {len(unreadable)} images cannot be read so far ({shown}), and"
-            f" {most} may be left out; mend or remove them, or set a larger share data.unreadable"
+            f" {most} may be left out; mend or remove them, or allow a larger share"
+            " (data.unreadable; of evaluate, --max-unreadable)"
         )
 
 
@@ -332,11 +337,21 @@ def open_image(path: Path, channels: int) -> Any:
     try:
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("L" if channels == 1 else "RGB")
+            return _eight_bits(image).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError:
         raise InputError(f"{path}: not an image, or damaged") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of a damaged file, decoders raise many kinds
         raise InputError(f"{path}: cannot be read as an image: {error}") from None
+
+
+def _eight_bits(image: Any) -> Any:
+    """A grey image of 16 bits with the upper eight of them, as PIL itself does with 16-bit colours.
+    Of grey it would cut off values at 255, and nearly all would be white."""
+    from PIL import Image
+
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def as_bytes(image: Any) -> Tensor:

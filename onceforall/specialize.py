@@ -225,12 +225,12 @@ def _score(shop: Workshop, arch: Arch) -> float:
     kept in `shop.scores`."""
     network = calibrated(shop.supernet, arch, shop.data)
     images = shop.data.validation
-    n = shop.images
-    top1 = accuracy(network, arch.resolution, images, n).top1
-    shop.keep_accuracy(arch, top1)
-    rest = accuracy(network, arch.resolution, images, start=n)
-    shop.scores[arch] = (top1 * n + rest.top1 * rest.n) / (n + rest.n)
-    return top1
+    first = accuracy(network, arch.resolution, images, shop.images)
+    shop.keep_accuracy(arch, first.top1)
+    rest = accuracy(network, arch.resolution, images, start=shop.images)
+    hits = first.top1 * first.n + rest.top1 * rest.n
+    shop.scores[arch] = hits / max(1, first.n + rest.n)
+    return first.top1
 
 
 def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:

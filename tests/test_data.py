@@ -142,6 +142,29 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     assert open_image(tmp_path / "a.jpg", 1).size == (20, 30)
 
 
+def test_grey_images_of_16_bits_keep_their_contrast(tmp_path: Path) -> None:
+    values = np.array([[0, 256, 25_600, 65_535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    for name in ("a.png", "a.tif"):
+        assert np.asarray(open_image(tmp_path / name, 1)).tolist() == [[0, 1, 100, 255]]
+        assert np.asarray(open_image(tmp_path / name, 3))[0, 2].tolist() == [100] * 3
+
+
+def test_whatever_a_decoder_raises_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of damaged TIFF files PIL has been seen to raise a TypeError."""
+    path = folder_of(tmp_path, 1, 1) / "class0" / "0.png"
+
+    def fail(*args: Any, **named: Any) -> None:
+        raise TypeError("'<' not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(InputError, match=r"0.png: cannot be read as an image: '<' not"):
+        open_image(path, 3)
+
+
 def test_evaluated_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, _ = list_folder(folder_of(tmp_path, size=90))
     images = FileImages(files.paths, files.labels, Normalisation((0.5,) * 3, (0.5,) * 3))
@@ -206,6 +229,10 @@ def test_unreadable_files_are_left_out_and_named(
         data.load(Source(str(root)))
     found = data.load(Source(str(root), unreadable=0.05))
     assert len(found.train) + len(found.validation) + len(found.test) == 35
+    none = FileImages([broken] * 3, [0, 1, 2], three)
+    assert not list(none.stream(in_order(3, 2, 16)))
+    with pytest.raises(InputError, match=r"3.png: cannot be read, nor can any other"):
+        list(none.stream([Request([0, 1], 16, seed=0)]))
 
 
 @pytest.mark.parametrize("kind", ["empty", "no-classes", "no-images", "stranger", "one-class"])

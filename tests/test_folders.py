@@ -56,6 +56,16 @@ def test_a_photo_more_moves_no_other(tmp_path: Path, layout: str) -> None:
     assert added.count("validation") > 0
 
 
+def test_hidden_files_are_no_images_of_the_class(tmp_path: Path) -> None:
+    touch(tmp_path, {"cat": 3, "cat/old": 1, "cat/.ipynb_checkpoints": 2, ".git": 1, "dog": 2})
+    (tmp_path / "dog" / "._photo-0.jpg").touch()
+    (tmp_path / "dog" / "PHOTO.JPG").touch()
+    files, classes = list_folder(tmp_path)
+    assert classes == ("cat", "dog")
+    names = [f"cat/{name}.jpg" for name in ("old/photo-0", "photo-0", "photo-1", "photo-2")]
+    assert files.names() == [*names, "dog/PHOTO.JPG", "dog/photo-0.jpg", "dog/photo-1.jpg"]
+
+
 def test_it_is_the_name_that_counts_not_the_place(tmp_path: Path) -> None:
     names = {"cat": 30, "dog": 30}
     first, second = touch(tmp_path / "a", names), touch(tmp_path / "b" / "moved", names)

@@ -1,11 +1,17 @@
 """Recipe, family and resolutions follow the size of the images."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
-from onceforall import config
+from onceforall import config, training
+from onceforall.cli import app
+from onceforall.config import Settings
 from onceforall.data import Data
 from onceforall.errors import InputError
 from onceforall.images import MemoryImages, Normalisation
@@ -52,3 +58,28 @@ def test_a_contradiction_is_refused(recipe: str, size: int) -> None:
         family_of(settings, data_of(size))
     named = replace(settings, resolutions=(48, 64))  # said in so many words, it is done
     assert family_of(named, data_of(size)).space.resolution == (48, 64)
+
+
+@pytest.mark.parametrize(("size", "recipe"), [(30, "small"), (80, "photos")])
+def test_the_recipe_that_is_chosen_is_the_one_that_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, recipe: str
+) -> None:
+    """The images are augmented as the recipe says, not as they would be without one."""
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (size, size)).save(tmp_path / "images" / name / f"{i}.png")
+    trained: list[tuple[Settings, Data]] = []
+
+    def train(run: Path, settings: Settings, data: Data, **more: Any) -> training.Outcome:
+        trained.append((settings, data))
+        return training.Outcome(run, 0, 0.0, {})
+
+    monkeypatch.setattr(training, "train", train)
+    change = f"data.name={tmp_path / 'images'}"
+    for given in ([change], ["auto", change], [recipe, change]):
+        assert CliRunner().invoke(app, ["train", *given]).exit_code == 0
+    assert [settings for settings, _ in trained] == [config.load(recipe, [change])] * 3
+    for settings, data in trained:
+        assert data.train.augmentation == settings.data.augmentation  # type: ignore[attr-defined]
+        assert data.validation.augmentation == "none"  # type: ignore[attr-defined]

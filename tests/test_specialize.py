@@ -1,12 +1,14 @@
 """From a trained run to files: records, predictors, search, extraction, export."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from onceforall import collecting, config, data, devices, training
@@ -17,7 +19,7 @@ from onceforall.data import Data, Source
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
-from onceforall.images import in_order
+from onceforall.images import Images, Request, in_order
 from onceforall.predictors import Prediction, Predictor, stalled
 from onceforall.records import Record, read_jsonl, read_labels, write_jsonl
 from onceforall.runs import Run, open_run
@@ -68,13 +70,54 @@ def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, shop: Worksho
     assert read_jsonl(path)[-1].provenance["images"] == 100
     with pytest.raises(InputError, match="were scored on 100 images, not on 50; name another"):
         collecting.accuracies(run.supernet, digits, 16, path, 50)
-    with pytest.raises(
-        InputError, match=r"data: its records of top1 are of digits, new .* clothes"
-    ):
-        collecting.scored_on(path, run.supernet, replace(digits, name="clothes"), None)
+    moved = replace(digits, name="the same images, elsewhere")
+    assert collecting.scored_on(path, run.supernet, moved, None) == 100
+    others = replace(digits, contents={"validation": {"0": [1, "another digest"]}})
+    with pytest.raises(InputError, match=r"images_digest: its records of top1 are of \w+, new"):
+        collecting.scored_on(path, run.supernet, others, None)
     times = read_jsonl(run.folder / "latency-onnxruntime-cpu.jsonl")
     assert len(times) == 16
     assert all(r.value > 0 and r.unit == "ms" for r in times)
+
+
+class OneLeftOut:
+    """Images of which the first cannot be read."""
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.labels = images, images.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Sequence[int]) -> Images:
+        return self.images.subset(indices)
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        for request in requests:
+            readable = [i for i in request.indices if i]
+            yield from self.images.stream([request._replace(indices=readable)])
+
+
+def test_an_unreadable_image_does_not_split_the_records(
+    run: Run, digits: Data, tmp_path: Path
+) -> None:
+    """Records name the images that were asked for, by which they are gone on with; otherwise those
+    of `specialize`, which asks for as many, would be of another number than those before."""
+    damaged = replace(digits, validation=OneLeftOut(digits.validation))
+    assert len(next(iter(damaged.validation.stream(in_order(9, 9, 12))))[1]) == 8
+    path = tmp_path / "accuracy.jsonl"
+    for images in (None, len(digits.validation)):
+        collecting.accuracies(run.supernet, damaged, 2 if images is None else 3, path, images)
+    collecting.add_accuracy(
+        path,
+        run.supernet,
+        damaged,
+        collecting.scored_on(path, run.supernet, damaged, None),
+        run.supernet.space.random(np.random.default_rng(9)),
+        50.0,
+    )
+    assert collecting.scored_on(path, run.supernet, damaged, None) == len(digits.validation)
+    assert {r.provenance["images"] for r in read_jsonl(path)} == {len(digits.validation)}
 
 
 def test_records_of_another_supernet_are_not_mixed(

@@ -337,6 +337,7 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     """The space to search: a family's, a run's, or the predictor's own."""
     from onceforall import families, predictors
     from onceforall.cli.nets import family_named
+    from onceforall.costs import check_resolution
 
     if name and (name in families.names() or Path(name).is_dir()):
         space = family_named(name).space
@@ -355,6 +356,10 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
         raise InputError(f"--resolutions: {resolutions!r} is not a list like 160,192") from None
     if min(wanted) < 1:
         raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
+    if space.family in families.names():
+        family = families.get(space.family)
+        for resolution in wanted:
+            check_resolution(family, family.space.smallest().at(resolution))
     return space.at(wanted)
 
 

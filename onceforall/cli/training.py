@@ -13,8 +13,8 @@ Config = Annotated[
     str,
     typer.Argument(
         metavar="[CONFIG]",
-        help="A YAML file, or the name of a recipe: small, shrinking, sandwich, digits, photos,"
-        " paper; auto chooses small or photos by the size of the images.",
+        help="A YAML file, or the name of a recipe: small, sandwich, digits, photos, paper; auto"
+        " chooses small or photos by the size of the images.",
     ),
 ]
 Changes = Annotated[
@@ -51,12 +51,9 @@ def train(
         config, given = scale.AUTO, [config, *given]
     group = distributed.join()
     if config == scale.AUTO:
-        found = data.load(settings_of.source_of(given))
-        config = scale.recipe_for(found.size)
-        settings = settings_of.load(config, given)
-    else:
-        settings = settings_of.load(config, given)
-        found = data.load(settings.data)
+        config = scale.recipe_for(data.size_of(settings_of.source_of(given)))
+    settings = settings_of.load(config, given)
+    found = data.load(settings.data)  # as the recipe wants it
     if group.first:
         progress.say(scale.described(config, settings, found))
     done = training.train(out, settings, found, resume=resume, group=group)

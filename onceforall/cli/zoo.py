@@ -39,8 +39,9 @@ def zoo(
     from onceforall import zoo as published
 
     if name is None:
-        if download:
-            raise InputError("--download: name what to download; `onceforall zoo` lists all")
+        if download or unverified:
+            option = "--download" if download else "--unverified"
+            raise InputError(f"{option}: name what to download; `onceforall zoo` lists all")
         entries = [entry.to_dict() for entry in published.entries()]
         emit({"entries": entries, "n": len(entries)}, as_json, _list(entries))
         return
@@ -101,6 +102,7 @@ def convert(
     onceforall convert net.config net.safetensors --weights init --to onceforall
     """
     from onceforall import formats
+    from onceforall.costs import check_resolution
     from onceforall.files import refuse_existing
 
     if to not in formats.FORMATS:
@@ -114,6 +116,8 @@ def convert(
         network, beside = _described(source, kind, resolution, family)
         if family not in (None, network.family.name):
             raise InputError(f"--family {family}: {source} is a network of {network.family.name}")
+        if resolution is not None:
+            check_resolution(network.family, network.arch)
         weights = weights if weights is not None else beside
         if weights is None:
             done = {"kind": "arch", **_written(_write_arch(source, network, out, to))}

@@ -360,19 +360,9 @@ def read_perceptron(path: Path, space: Space | None = None) -> Perceptron:
         InputError: the file is damaged or another, or the space has a resolution that the
             predictor has no input for.
     """
-    import pickle
+    from onceforall.formats.tensors import read_tensors
 
-    import torch
-
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        arrays = {name: value.numpy().astype(np.float32) for name, value in data.items()}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f"{path}: not a predictor of the authors: {error}") from None
-    except pickle.UnpicklingError:
-        raise InputError(f"{path}: not a file of weights alone; it is not read") from None
+    arrays = {name: t.numpy().astype(np.float32) for name, t in read_tensors(path).items()}
     names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
     base = arrays.get("base_acc", np.zeros(1, np.float32))
     layers = [(arrays[f"{name}.weight"], arrays.get(f"{name}.bias", base)) for name in names]
