@@ -25,7 +25,6 @@ from onceforall.config import PhaseSettings, Settings
 from onceforall.data import Source
 from onceforall.predictors.published import Additive
 from onceforall.records import write_csv
-from onceforall.space import Space
 from onceforall.tables import Table
 from onceforall.weights import save_network
 
@@ -496,9 +495,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = {
         "accuracy.npz": Table.build(SPACE, lambda p: p.expand + p.kernel, name="top1", unit="%"),
         "latency.npz": Table.build(SPACE, lambda p: 0.1 * p.kernel, name="latency", unit="ms"),
-        "few.npz": Table.build(
-            Space(FAMILY, SPACE.resolution[:2], SPACE.stages), lambda p: 0.1, unit="ms"
-        ),
+        "few.npz": Table.build(SPACE.at(SPACE.resolution[:2]), lambda p: 0.1, unit="ms"),
     }
     for name, table in tables.items():
         Additive(table).save(root / name)
