@@ -56,7 +56,7 @@ def unlabelled_batches(
     same ones, in batches of equal size, 200 at most.
 
     Raises:
-        InputError: fewer than two images.
+        InputError: fewer than two images, or that can be read.
     """
     chosen = np.random.default_rng(2).permutation(len(images))[:n].tolist()
     if len(chosen) < 2:
@@ -64,8 +64,13 @@ def unlabelled_batches(
     place = placing(network)
     count = -(-len(chosen) // CALIBRATION_BATCH)
     requests = (Request(part.tolist(), resolution) for part in np.array_split(chosen, count))
+    enough = False
     for x, _ in images.stream(requests):
-        yield place(x)
+        if len(x) > 1:  # of some, all but one may be unreadable
+            enough = True
+            yield place(x)
+    if not enough:
+        raise InputError(f"calibration: of {len(chosen)} images, fewer than 2 can be read")
 
 
 def accuracy(

@@ -132,9 +132,12 @@ def load(source: Source) -> Data:
         return _folder(source, root)
     if source.name in _NAMED:
         return _NAMED[source.name](source)
-    raise InputError(
-        f"data: {source.name!r} is neither a folder nor one of {choices(sorted(_NAMED))}"
-    )
+    raise InputError(f"data: {source.name!r} is neither a folder nor one of {choices(names())}")
+
+
+def names() -> list[str]:
+    """The data sets that are known by name."""
+    return sorted(_NAMED)
 
 
 def size_of(source: Source) -> int:

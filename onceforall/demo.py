@@ -17,6 +17,7 @@ from onceforall.files import write_json
 from onceforall.progress import say
 from onceforall.report.plots import Point, accuracy_latency
 from onceforall.runs import open_run
+from onceforall.scale import described
 from onceforall.search import Infeasible, pareto
 from onceforall.space import Population
 from onceforall.specialize import Limits, Special, objective, reference, specialize
@@ -39,11 +40,13 @@ def demo(
 
     Fashion-MNIST where it can be had, otherwise scikit-learn's digits, saying so.
     """
+    for budget in budgets_ms or ():
+        Limits(latency_ms=budget)  # refused before the long work, not after it
     started = time.monotonic()
     settings, found = _data(data_name, changes)
     name = settings.data.name
-    say(f"data: {name}, {len(found.train)} training images of {found.size} pixels")
-    training.train(out, settings, found)
+    recipe = "digits" if name == "digits" else "small"
+    training.train(out, settings, found, about=described(recipe, settings, found))
     trained = time.monotonic()
     run = open_run(out)
     shop = open_workshop(run, found, Target(), accuracy_samples=SAMPLES, latency_samples=SAMPLES)

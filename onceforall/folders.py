@@ -113,13 +113,16 @@ def list_folder(
         classes: those of the training set, where this is another part of it.
 
     Raises:
-        InputError: no class folders, a class without images, or one that is not in `classes`.
+        InputError: no class folders, a class without images, one that is not in `classes`, or
+            parts of a data set in place of classes.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."))
     if not found:
         raise InputError(f"{folder}: no class folders in it; FOLDER/<class>/<image> is expected")
+    if set(found) == {"val", "test"}:
+        raise InputError(f"{folder}: test and val are no classes, and train is not there")
     known = tuple(classes) if classes is not None else found
     paths: list[Path] = []
     labels: list[int] = []

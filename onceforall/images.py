@@ -45,6 +45,7 @@ class Images(Protocol):
     """What training, calibration and evaluation know of images."""
 
     labels: list[int]
+    unreadable: list[Path]  # files that were found damaged so far, and left out
 
     def __len__(self) -> int: ...
 
@@ -69,6 +70,13 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            for value in values:
+                if not math.isfinite(value) or (name == "std" and value <= 0):
+                    wanted = "a finite number" if name == "mean" else "a finite number above 0"
+                    raise InputError(f"{name}: {value:g} is not {wanted}")
+
     def __call__(self, x: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, dtype=x.dtype).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=x.dtype).view(-1, 1, 1)
@@ -83,6 +91,7 @@ class MemoryImages:
     labels: list[int]
     normalisation: Normalisation
     augmentation: str = "none"
+    unreadable: list[Path] = field(default_factory=list)  # files that are not among them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -381,7 +390,8 @@ def in_memory(files: FileImages, size: int) -> MemoryImages:
             continue
         pixels[len(labels)] = as_bytes(center(image, size, 1.0))
         labels.append(label)
-    return MemoryImages(pixels[: len(labels)], labels, files.normalisation, files.augmentation)
+    pixels = pixels[: len(labels)]
+    return MemoryImages(pixels, labels, files.normalisation, files.augmentation, unreadable)
 
 
 def center(image: Any, resolution: int, crop: float | None = None) -> Any:

@@ -25,18 +25,31 @@ class Run:
 
     def data(self) -> data.Data:
         """Its data set, found again and split as it was in training. Where its images are others
-        now, it says which: no image has moved from one part to another for that."""
+        now, it says of which classes.
+
+        Raises:
+            InputError: it is not there, or has another number of classes.
+        """
+        name, contents = self.source.name, self.folder / data.CONTENTS
+        files = name not in data.names()
+        if self.own_data and files and not Path(name).is_dir():
+            raise InputError(
+                f"{self.folder}: was trained on the images in {name}, and no folder is there (seen"
+                f" from {Path.cwd()}); --data names where they are now"
+            )
         found = data.load(self.source)
-        if self.own_data:
-            changes = data.changes_since(self.folder / data.CONTENTS, found)
+        if self.own_data and files and not contents.exists():
+            say(
+                f"{self.folder}: has no {data.CONTENTS}, so images may be for validation and test"
+                " now that it was trained on"
+            )
+        elif self.own_data:
+            changes = data.changes_since(contents, found)
             if changes:
-                say(
-                    f"{self.source.name}: images have changed since {self.folder} was trained:"
-                    f" {changes}"
-                )
+                say(f"{name}: images have changed since {self.folder} was trained: {changes}")
         if len(found.classes) != self.supernet.family.classes:
             raise InputError(
-                f"{self.source.name}: has {len(found.classes)} classes now,"
+                f"{name}: has {len(found.classes)} classes now,"
                 f" the supernet {self.supernet.family.classes}"
             )
         return found

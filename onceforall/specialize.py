@@ -25,13 +25,15 @@ from torch import nn
 from onceforall import devices
 from onceforall.accuracy import accuracy, calibrated
 from onceforall.collecting import digest, shape_of
-from onceforall.costs import cost, cost_tables
+from onceforall.costs import cost, cost_table
 from onceforall.errors import InputError
 from onceforall.evaluation import Accuracy
 from onceforall.export import Exported, export
+from onceforall.families import Family
 from onceforall.files import write_json
 from onceforall.progress import say
 from onceforall.search import Infeasible, Limit, Objective, search
+from onceforall.search.feasibility import decide
 from onceforall.space import Arch, Population
 from onceforall.weights import save_network
 from onceforall.workshop import Workshop, disagrees
@@ -92,6 +94,7 @@ class Special:
     device: str = ""
     folder: str = ""
     max_abs_diff: float | None = None  # of the exported file's logits, against PyTorch
+    uncovered: tuple[str, ...] = ()  # operations that MACs and activations leave out
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "arch": str(self.arch)}
@@ -249,7 +252,7 @@ def propose(shop: Workshop, limits: Limits, seed: int) -> list[Arch]:
 
 def _known(shop: Workshop, limits: Limits) -> dict[Arch, float]:
     """Archs delivered before that meet the limits, with the latency as it was measured then."""
-    counted = [x for x in _search_limits(shop, limits) if x.name != "latency"]
+    counted = _counted_limits(shop.supernet.family, limits)
     most = np.inf if limits.latency_ms is None else limits.latency_ms
     return {
         arch: time
@@ -282,16 +285,27 @@ def _search_limits(shop: Workshop, limits: Limits) -> list[Limit]:
                 unit="ms",
             )
         )
-    wanted = {"macs": limits.macs, "params": limits.params}
-    wanted["peak_activation_bytes"] = limits.peak_activation_bytes
-    if any(value is not None for value in wanted.values()):
-        tables = cost_tables(shop.supernet.family)
-        found += [
-            Limit(name, tables[name], at_most=value)
-            for name, value in wanted.items()
-            if value is not None
-        ]
-    return found
+    return found + _counted_limits(shop.supernet.family, limits)
+
+
+def _counted_limits(family: Family, limits: Limits) -> list[Limit]:
+    """Those that need no measuring."""
+    wanted = {name: value for name, value in vars(limits).items() if name != "latency_ms"}
+    return [
+        Limit(name, cost_table(family, name), at_most=value)
+        for name, value in wanted.items()
+        if value is not None
+    ]
+
+
+def refuse_impossible(family: Family, limits: Limits) -> None:
+    """Decides before the long work what can be decided without it.
+
+    Raises:
+        Infeasible: no arch has counts within the limits; says what could be met.
+        InputError: what is limited cannot be counted on this family.
+    """
+    decide(family.space, _counted_limits(family, limits), np.random.default_rng(0))
 
 
 def _timed(shop: Workshop, networks: Sequence[nn.Module], archs: Sequence[Arch]) -> list[float]:
@@ -336,10 +350,10 @@ def deliver(
         device=str(shop.target),
         folder=str(out),
         max_abs_diff=exported.max_abs_diff,
+        uncovered=counted.uncovered,
     )
     card = {
         **special.to_dict(),
-        "uncovered": list(counted.uncovered),  # operations that the costs leave out
         "test_images": test.n,
         "data": shop.data.facts(),
         "supernet": digest(shop.supernet),

@@ -21,7 +21,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,22 +63,33 @@ class Outcome:
 
 
 def train(
-    run: Path, settings: Settings, data: Data, *, resume: bool = False, group: Group | None = None
+    run: Path,
+    settings: Settings,
+    data: Data,
+    *,
+    resume: bool = False,
+    group: Group | None = None,
+    about: str = "",
 ) -> Outcome:
     """Trains a supernet in the folder `run`; with `resume`, goes on with the run that is there,
     which is nothing where it has been trained to its end.
 
-    PyTorch's random state and its number of threads are as before when it returns.
+    PyTorch's random state and its number of threads are as before when it returns. `about` is said
+    before the first step, once nothing speaks against it.
 
     Raises:
         InputError: the folder holds a run already (without `resume`), or one with other settings.
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
     """
     group = group or Group()
-    _prepare_folder(run, settings, data, resume, group)
+    _check_folder(run, settings, data, resume)
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), _threads(settings.threads):
-        return _Run(run, settings, data, group).go()
+        work = _Run(run, settings, data, group)  # what cannot be trained leaves no folder
+        _prepare_folder(run, settings, data, group)
+        if about and group.first:
+            say(about)
+        return work.go()
 
 
 @contextmanager
@@ -123,13 +134,16 @@ def sgd(module: nn.Module, settings: Settings) -> torch.optim.SGD:
     return torch.optim.SGD(groups, 0.0, momentum, nesterov=momentum > 0, foreach=True)
 
 
-def _prepare_folder(run: Path, settings: Settings, data: Data, resume: bool, group: Group) -> None:
+def _check_folder(run: Path, settings: Settings, data: Data, resume: bool) -> None:
+    """Refuses a folder that holds a run already, or to resume another run than is there."""
     path = run / "settings.json"
     if path.exists() and not resume:
         raise InputError(f"{run}: holds a run already; resume it, or name another folder")
     if path.exists():
-        _refuse_changes(config.from_dict(read_json(path), str(path)), settings, path)
         changes = changes_since(run / CONTENTS, data, ("train",))
+        moved = (run / CONTENTS).exists() and not changes  # the same images under another name
+        before = config.from_dict(read_json(path), str(path))
+        _refuse_changes(before, settings, path, (*FREE, "data.name") if moved else FREE)
         if changes:
             raise InputError(
                 f"{run}: its training images have changed ({changes}); put them back as they were,"
@@ -137,15 +151,24 @@ def _prepare_folder(run: Path, settings: Settings, data: Data, resume: bool, gro
             )
     elif resume:
         raise InputError(f"{run}: no run to resume there")
-    group.wait()
+    elif run.exists() and not (run.is_dir() and all(_of_a_start(p.name) for p in run.iterdir())):
+        raise InputError(f"{run}: exists and is not a run; name another folder")
+
+
+def _of_a_start(name: str) -> bool:
+    """Whether a run that was killed while it began can have left it."""
+    return name == CONTENTS or name.startswith(".")
+
+
+def _prepare_folder(run: Path, settings: Settings, data: Data, group: Group) -> None:
+    group.wait()  # all have looked at it
     if not group.first:
         return
     remove_leftovers(run)
+    path = run / "settings.json"
     if path.exists():
         return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise InputError(f"{run}: exists and is not a run; name another folder")
-    write_json(run / CONTENTS, data.contents)
+    write_json(run / CONTENTS, data.contents, overwrite=True)
     write_json(path, settings.to_dict())
 
 
@@ -160,11 +183,11 @@ FREE = (
 )
 
 
-def _refuse_changes(before: Settings, now: Settings, path: Path) -> None:
+def _refuse_changes(before: Settings, now: Settings, path: Path, free: Sequence[str]) -> None:
     """Compares settings as they are understood: where a file written by an earlier version lacks
     one, it had the default."""
     was, wanted = _flat(before.to_dict()), _flat(now.to_dict())
-    for key in sorted({*was, *wanted} - {*FREE}):
+    for key in sorted({*was, *wanted} - {*free}):
         if was.get(key) != wanted.get(key):
             raise InputError(
                 f"{path}: {key} was {was.get(key)!r}, now {wanted.get(key)!r};"

@@ -235,7 +235,9 @@ def test_unreadable_files_are_left_out_and_named(
         list(none.stream([Request([0, 1], 16, seed=0)]))
 
 
-@pytest.mark.parametrize("kind", ["empty", "no-classes", "no-images", "stranger", "one-class"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "no-classes", "no-images", "stranger", "one-class", "parts"]
+)
 def test_bad_folders(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "data"
     root.mkdir()
@@ -245,6 +247,10 @@ def test_bad_folders(tmp_path: Path, kind: str) -> None:
     elif kind == "no-images":
         (root / "cat").mkdir()
         message = "cat: no images in it"
+    elif kind == "parts":
+        folder_of(root / "val", 2)
+        folder_of(root / "test", 2)
+        message = "test and val are no classes, and train is not there"
     elif kind == "one-class":
         folder_of(root, 1)
         message = "one class only"

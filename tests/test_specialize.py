@@ -1,8 +1,9 @@
 """From a trained run to files: records, predictors, search, extraction, export."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,28 @@ from typer.testing import CliRunner
 from onceforall import collecting, config, data, devices, training
 from onceforall.accuracy import accuracy, calibrated, torch_device
 from onceforall.cli import app
+from onceforall.cli.specialize import network_table
 from onceforall.costs import cost_tables
 from onceforall.data import Data, Source
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
+from onceforall.families.mobilenetv3 import MobileNetV3
 from onceforall.images import Images, Request, in_order
+from onceforall.layers import Layer, layer
 from onceforall.predictors import Prediction, Predictor, stalled
 from onceforall.records import Record, read_jsonl, read_labels, write_jsonl
 from onceforall.runs import Run, open_run
 from onceforall.search import Infeasible
 from onceforall.space import Arch, Population
-from onceforall.specialize import ROUNDS, Limits, propose, reference, specialize
+from onceforall.specialize import (
+    ROUNDS,
+    Limits,
+    propose,
+    reference,
+    refuse_impossible,
+    specialize,
+)
 from onceforall.supernet import SuperNet
 from onceforall.weights import load_network, save_network
 from onceforall.workshop import Workshop, disagrees, open_workshop
@@ -84,7 +95,7 @@ class OneLeftOut:
     """Images of which the first cannot be read."""
 
     def __init__(self, images: Images) -> None:
-        self.images, self.labels = images, images.labels
+        self.images, self.labels, self.unreadable = images, images.labels, images.unreadable
 
     def __len__(self) -> int:
         return len(self.images)
@@ -281,6 +292,42 @@ def test_a_budget_nobody_can_meet_is_answered_at_once(shop: Workshop, tmp_path: 
     for bad in ({}, {"macs": -1.0}, {"latency_ms": 0.0}):
         with pytest.raises(InputError):
             Limits(**bad)
+
+
+class Sine(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+class Wavy(MobileNetV3):
+    """With an operation that no rule of costs knows."""
+
+    def tail(self, width_in: int) -> dict[str, Layer]:
+        return {"sine": layer(Sine), **super().tail(width_in)}
+
+
+def test_what_is_counted_is_decided_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    copied.mkdir()
+    shutil.copy(run.folder / "supernet.safetensors", copied)
+    found = CliRunner().invoke(app, ["specialize", str(copied), "--max-macs", "10"])
+    assert isinstance(found.exception, Infeasible)
+    assert str(found.exception).startswith("limit macs: at most 10 cannot be met; the smallest")
+    assert [p.name for p in copied.iterdir()] == ["supernet.safetensors"]
+    family = run.supernet.family
+    wavy = Wavy(**{f.name: getattr(family, f.name) for f in fields(family) if f.init})
+    refuse_impossible(wavy, Limits(latency_ms=1e-9, params=1e9))
+    with pytest.raises(InputError, match="costs: no rule says what sin costs"):
+        refuse_impossible(wavy, Limits(macs=1e9, params=1e9))
+
+
+def test_lower_bounds_are_shown_as_such(shop: Workshop, tmp_path: Path) -> None:
+    lab = replace(shop, scores={}, delivered={}, accuracy_file=None, latency_file=None)
+    whole = reference(lab, "smallest", shop.supernet.space.smallest(), tmp_path)
+    rows = [replace(whole, uncovered=names).to_dict() for names in ((), ("sin",))]
+    first, second = network_table(rows).splitlines()[-2:]
+    assert "at least" not in first
+    assert f"at least {whole.macs / 1e6:.2f}M" in second
 
 
 def test_measuring_decides_and_teaches(

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +353,8 @@ training.train(Path(sys.argv[2]), config.load(sys.argv[1]), data.load(data.Sourc
     assert any(p.name.startswith(".training") for p in run.iterdir())
     training.train(run, settings, digits, resume=True)
     found = {p.name for p in run.iterdir()}
-    names = {"settings.json", "metrics.jsonl", "training.safetensors", "supernet.safetensors"}
+    names = {"settings.json", "data.json", "metrics.jsonl"}
+    names |= {"training.safetensors", "supernet.safetensors"}
     assert found == names
 
 
@@ -520,6 +523,19 @@ def test_processes_start_and_end_with_equal_weights(tmp_path: Path) -> None:
     assert found["processes"] == 2
 
 
+def test_what_cannot_train_leaves_nothing(tmp_path: Path, digits: Data) -> None:
+    """So that the same command, put right, is not refused for the folder it left."""
+    with pytest.raises(InputError, match="batch_size: 5000 is more than the"):
+        training.train(tmp_path / "run", recipe(tmp_path, "batch_size=5000"), digits)
+    assert not (tmp_path / "run").exists()
+    killed = tmp_path / "killed"  # before its settings were written
+    (killed / ".settings.json.abc").mkdir(parents=True)
+    (killed / "data.json").write_text("{}")
+    settings = recipe(tmp_path, "phases=[{name: a, steps: 1, lr: 0.1}]")
+    assert training.train(killed, settings, digits).steps == 1
+    assert json.loads((killed / "data.json").read_text()) == digits.contents
+
+
 def test_what_cannot_train_is_refused(tmp_path: Path, digits: Data) -> None:
     with pytest.raises(InputError, match="batch_size: 5000 is more than"):
         training.train(tmp_path / "a", recipe(tmp_path, "batch_size=5000"), digits)
@@ -575,8 +591,27 @@ def test_changed_images_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(InputError, match=r"training images have changed \(train cat: "):
         training.train(tmp_path / "run", settings, data.load(settings.data), resume=True)
     added.unlink()
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
     training.train(tmp_path / "run", settings, data.load(settings.data), resume=True)
     Image.new("RGB", (16, 16)).save(added)
     capsys.readouterr()
     open_run(tmp_path / "run").data()
     assert "images have changed since" in capsys.readouterr().err
+    added.unlink()
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"run: was trained on the images in .*; --data names"):
+        open_run(tmp_path / "run").data()
+    capsys.readouterr()
+    assert len(open_run(tmp_path / "run", str(tmp_path / "elsewhere")).data().classes) == 2
+    assert capsys.readouterr().err == ""
+    # moved, and the same images: the run goes on, and knows where they are now
+    moved = replace(settings, data=replace(settings.data, name=str(tmp_path / "elsewhere")))
+    training.train(tmp_path / "again", moved, data.load(moved.data), resume=True)
+    assert len(open_run(tmp_path / "again").data().classes) == 2
+    assert "changed" not in capsys.readouterr().err
+    (tmp_path / "again" / "data.json").unlink()
+    open_run(tmp_path / "again").data()
+    assert "again: has no data.json, so images may be" in capsys.readouterr().err
+    other = replace(settings, data=Source("digits"))
+    with pytest.raises(InputError, match=r"data.name was '.*images', now 'digits'"):
+        training.train(tmp_path / "run", other, data.load(other.data), resume=True)

@@ -165,7 +165,8 @@ def labelled(
     and the rest are scored. `unreadable` is the share of image files that may be damaged.
 
     Raises:
-        InputError: no such data or split, or too few images to set `calibrate` aside.
+        InputError: no such data or split, too few images to set `calibrate` aside, or those of
+            `calibrate_data` are among the scored ones.
     """
     import numpy as np
 
@@ -183,7 +184,7 @@ def labelled(
         unreadable=unreadable,
     )
     others: Images | None = None
-    if calibrate_data is not None:
+    if calibrate_data is not None and calibrate:
         others = _any_images(replace(whole, name=calibrate_data), channels, normalisation)
     folder = Path(data)
     if not folder.is_dir() or (folder / "train").is_dir():
@@ -191,17 +192,15 @@ def labelled(
         if split not in parts:
             raise InputError(f"--split: {split!r} is not one of {choices(parts)}")
         found = load(whole)
-        return Scored(getattr(found, split), others or found.train, found.classes)
+        images = getattr(found, split)
+        _refuse_scored(images, others, calibrate_data)
+        return Scored(images, others or found.train, found.classes)
     inside = [child for child in folder.iterdir() if child.is_dir()]
     alone = len(inside) == 1 and inside[0].name in ("val", "test")
     files, classes = list_folder(inside[0] if alone else folder)
-    images = FileImages(
-        files.paths,
-        files.labels,
-        normalisation or default_normalisation(channels),
-        channels,
-        workers=workers,
-    )
+    given = normalisation or default_normalisation(channels)
+    images = FileImages(files.paths, files.labels, given, channels, workers=workers)
+    _refuse_scored(images, others, calibrate_data)
     if others is not None or not calibrate:
         return Scored(images, others, classes)
     if calibrate >= len(images):
@@ -212,6 +211,19 @@ def labelled(
     order = np.random.default_rng(3).permutation(len(images)).tolist()
     drawn, rest = sorted(order[:calibrate]), sorted(order[calibrate:])
     return Scored(images.subset(rest), images.subset(drawn), classes)
+
+
+def _refuse_scored(scored: Images, others: Images | None, name: str | None) -> None:
+    """Raises InputError where image files to calibrate on are among those that are scored."""
+    from onceforall.images import FileImages
+
+    if isinstance(scored, FileImages) and isinstance(others, FileImages):
+        both = {path.resolve() for path in scored.paths} & {path.resolve() for path in others.paths}
+        if both:
+            raise InputError(
+                f"--calibrate-data: {len(both)} images of {name} are among those that are scored;"
+                " name others, or leave it out"
+            )
 
 
 def _any_images(source: Source, channels: int, normalisation: Normalisation | None) -> Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,8 +165,11 @@ def evaluate(
     """
     from onceforall import accuracy as paths
     from onceforall import calibration
-    from onceforall.images import FileImages
 
+    if calibrate_data is not None and not calibrate:
+        raise InputError(
+            f"--calibrate-data: {calibrate_data} needs --calibrate, a number of images"
+        )
     if estimator not in calibration.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(calibration.ESTIMATORS)}")
     place = paths.torch_device(on)
@@ -185,7 +189,7 @@ def evaluate(
         batches = paths.unlabelled_batches(unlabelled, size, calibrate, module)
         calibration.calibrate(module, batches, estimator)
     found = paths.accuracy(module, size, images, limit, batch, "evaluating")
-    unreadable = _unreadable(images, max_unreadable) if isinstance(images, FileImages) else []
+    unreadable = _unreadable(images, found.n, max_unreadable)
     emit(
         {
             "top1": found.top1,
@@ -229,13 +233,22 @@ def _normalised(images: Images) -> dict[str, list[float]]:
     return {"mean": list(images.normalisation.mean), "std": list(images.normalisation.std)}
 
 
-def _unreadable(images: Any, share: float) -> list[str]:
+def _unreadable(images: Images, scored: int, share: float) -> list[str]:
+    """The images that were left out, beside those that were scored.
+
+    Raises:
+        InputError: they are more than this share of both, or all.
+    """
     names = [str(path) for path in images.unreadable]
-    if len(names) > share * len(images):
-        shown = choices(names[:3]) + (", ..." if len(names) > 3 else "")
+    asked = scored + len(names)
+    shown = choices(names[:3]) + (", ..." if len(names) > 3 else "")
+    if names and not scored:
+        raise InputError(f"--data: none of {asked} images can be read ({shown})")
+    if len(names) > share * asked:
+        least = math.ceil(1000 * len(names) / asked) / 1000
         raise InputError(
-            f"--data: {len(names)} of {len(images)} images cannot be read ({shown});"
-            f" --max-unreadable {len(names) / len(images):.3f} would leave them out"
+            f"--data: {len(names)} of {asked} images cannot be read ({shown});"
+            f" --max-unreadable {least:g} would leave them out"
         )
     return names
 

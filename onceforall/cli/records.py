@@ -26,14 +26,17 @@ records = typer.Typer(
 )
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.")]
-Samples = Annotated[int, typer.Option(min=2, help="Archs to have records of.")]
-Seed = Annotated[int, typer.Option(help="Of the choice of archs.")]
+MOST = 100_000  # archs, of which there can be records in one file
+Samples = Annotated[int, typer.Option(min=2, max=MOST, help="Archs to have records of.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the choice of archs.")]
 
 
 @records.command()
 def accuracy(
     run: RunFolder,
-    samples: Annotated[int, typer.Option(min=2, help="Archs to have records of, at most.")] = 300,
+    samples: Annotated[
+        int, typer.Option(min=2, max=MOST, help="Archs to have records of, at most.")
+    ] = 300,
     every: Annotated[
         bool,
         typer.Option(

@@ -85,7 +85,7 @@ def search(
     seconds: Annotated[
         float | None, typer.Option(help="Stop after this time.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(

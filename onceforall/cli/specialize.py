@@ -10,6 +10,7 @@ import typer
 
 from onceforall.cli.common import Json, emit, table
 from onceforall.cli.networks import Batch, Device, On, Precision, Threads
+from onceforall.cli.records import MOST
 from onceforall.cli.units import quantity
 from onceforall.errors import InputError
 
@@ -33,7 +34,10 @@ def specialize(
     batch: Batch = 1,
     precision: Precision = "fp32",
     samples: Annotated[
-        int, typer.Option(min=10, help="Accuracy and latency records the predictors learn from.")
+        int,
+        typer.Option(
+            min=10, max=MOST, help="Accuracy and latency records the predictors are fitted on."
+        ),
     ] = 100,
     images: Annotated[
         int | None,
@@ -50,7 +54,7 @@ def specialize(
         Path | None, typer.Option(help="The folder; RUN/specialized/DEVICE where left out.")
     ] = None,
     on: On = None,
-    seed: Annotated[int, typer.Option(help="Of search and of the choice of records.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of search and of the choice of records.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Finds, extracts, verifies and exports the best sub-network for each budget.
@@ -62,6 +66,7 @@ def specialize(
     """
     from onceforall.devices import Target
     from onceforall.runs import open_run
+    from onceforall.specialize import refuse_impossible
     from onceforall.specialize import specialize as make
     from onceforall.workshop import open_workshop
 
@@ -72,6 +77,8 @@ def specialize(
         if (folder / str(limits)).exists():
             raise InputError(f"{folder / str(limits)}: exists already; name another --out")
     opened = open_run(run, data)
+    for limits in wanted:
+        refuse_impossible(opened.supernet.family, limits)
     shop = open_workshop(
         opened,
         opened.data(),
@@ -161,7 +168,7 @@ def network_table(rows: list[dict[str, Any]]) -> str:
         [
             row["name"],
             f"{row['params'] / 1000:.1f}k",
-            f"{row['macs'] / 1e6:.2f}M",
+            f"{'at least ' if row['uncovered'] else ''}{row['macs'] / 1e6:.2f}M",
             f"{row['top1_predicted']:.2f}",
             f"{row['top1_validation']:.2f}",
             f"{row['top1_test']:.2f}",

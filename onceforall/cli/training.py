@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onceforall.cli.common import Json, emit
+from onceforall.errors import InputError, choices
 
 Config = Annotated[
     str,
@@ -24,7 +25,7 @@ Changes = Annotated[
 
 
 def train(
-    config: Config = "auto",
+    config: Config = "",
     changes: Changes = None,
     out: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/supernet"),
     resume: Annotated[
@@ -44,9 +45,14 @@ def train(
     torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
     """
     from onceforall import config as settings_of
-    from onceforall import data, distributed, progress, scale, training
+    from onceforall import data, distributed, scale, training
 
     given = changes or []
+    if not config:
+        raise InputError(
+            "train: of what? Name images, as in `onceforall train data.name=IMAGES`, or a recipe:"
+            f" {choices(settings_of.recipes())}"
+        )
     if "=" in config and not Path(config).exists():  # a change, and no recipe named
         config, given = scale.AUTO, [config, *given]
     group = distributed.join()
@@ -54,9 +60,8 @@ def train(
         config = scale.recipe_for(data.size_of(settings_of.source_of(given)))
     settings = settings_of.load(config, given)
     found = data.load(settings.data)  # as the recipe wants it
-    if group.first:
-        progress.say(scale.described(config, settings, found))
-    done = training.train(out, settings, found, resume=resume, group=group)
+    about = scale.described(config, settings, found)
+    done = training.train(out, settings, found, resume=resume, group=group, about=about)
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}
         emit({**result, **done.metrics}, as_json)
