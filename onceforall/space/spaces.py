@@ -55,6 +55,11 @@ class Space:
             wrong = f"{twice[0]} is there twice" if twice else f"{RESOLUTION} must be the first"
             raise InputError(f"space {self.family}: genes: {wrong if names else 'none given'}")
         object.__setattr__(self, "genes", _normal(self.family, tuple(self.genes)))
+        for size in self.resolution:
+            if not isinstance(size, int) or size < 1:
+                raise InputError(
+                    f"space {self.family}: resolution: {size!r} is not a positive whole number"
+                )
         if not self.staged:
             check_text(self.family, "space: family")
 
