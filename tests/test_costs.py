@@ -462,7 +462,7 @@ def test_mmrazors_flops_of_its_published_networks(data_dir):
                 stages.append([])
             width = block["out_channels"]
             stages[-1].append(Block(block["kernel_size"], block["expand_ratio"], width))
-        arch = Arch(family.name, resolution, tuple(map(tuple, stages)))
+        arch = Arch.of_stages(family.name, resolution, tuple(map(tuple, stages)))
         with torch.device("meta"):
             found = cost(family.build(arch), (3, resolution, resolution))
         assert found.flops / 1e6 == pytest.approx(flops, abs=0.005)
@@ -484,7 +484,7 @@ def test_resolutions_without_meaning_are_refused(name, least):
     family = families.get(name)
     arch = family.space.smallest()
     for resolution in (least, least + 1, 4096):
-        check_resolution(family, dataclasses.replace(arch, resolution=resolution))
+        check_resolution(family, arch.at(resolution))
     for resolution, message in (
         (1, f"resolution: 1 px is too small for {name}, .* at least {least} px are needed"),
         (least - 1, f"at least {least} px"),
@@ -492,4 +492,4 @@ def test_resolutions_without_meaning_are_refused(name, least):
         (10**6, "resolution: 1000000 px"),
     ):
         with pytest.raises(InputError, match=message):
-            check_resolution(family, dataclasses.replace(arch, resolution=resolution))
+            check_resolution(family, arch.at(resolution))

@@ -169,7 +169,7 @@ def _arch(chosen: dict[str, Any], where: str) -> Arch:
             blocks.append(Block(kernel, expand, width))
             width_in = width
         stages.append(tuple(blocks))
-    return Arch(FAMILY, _resolution(chosen["input_shape"], where), tuple(stages))
+    return Arch.of_stages(FAMILY, _resolution(chosen["input_shape"], where), tuple(stages))
 
 
 def _check_se(ratio: Any, expand: float, width_in: int, at: str, k: int, where: str) -> None:
