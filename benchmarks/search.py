@@ -22,7 +22,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,18 +57,19 @@ def published(objective: Objective, space: Space, table: Table, budget: float, s
     from ofa.nas.search_algorithm import EvolutionFinder
 
     kernels, expands = [3, 5, 7], [3, 4, 6]
-    blocks = [[block[:, 0, 0] for block in stage] for stage in table.blocks]
+    *blocks, fixed = (factor.values for factor in table.factors)  # of 5 stages of 4 blocks
+    blocks = [block.reshape(len(RESOLUTIONS), 3, 3) for block in blocks]  # widths are no choice
 
     class Latency:
         @staticmethod
         def get_efficiency(arch: dict[str, Any]) -> float:
             r = RESOLUTIONS.index(arch["image_size"])
-            total = table.fixed[r, 0]
+            total = fixed[r, 0]
             for s, depth in enumerate(arch["d"]):
                 for b in range(depth):
                     at = 4 * s + b
                     k, e = kernels.index(arch["ks"][at]), expands.index(arch["e"][at])
-                    total += blocks[s][b][r, k, e]
+                    total += blocks[at][r, k, e]
             return float(total)
 
     class Accuracy:
@@ -140,10 +141,10 @@ def devices(objective: Objective, space: Space, table: Table) -> Row:
     cost otherwise: large kernels more, or late stages more."""
 
     def other(weight: Callable[[Place], float]) -> Table:
-        blocks = [[block.copy() for block in stage] for stage in table.blocks]
-        for index, place in places(space):
-            blocks[place.stage][place.position][index] *= weight(place)
-        return replace(table, blocks=tuple(tuple(stage) for stage in blocks))
+        arrays = [factor.values.copy() for factor in table.factors]
+        for factor, index, place in places(space):
+            arrays[factor][index] *= weight(place)
+        return table.with_values(arrays)
 
     tables = {
         "note10": table,
@@ -186,7 +187,7 @@ def problems(data: Path, space: Space, table: Table, objective: Objective) -> li
 
     found = [Problem(f"{b:g} ms", space, objective, latency(b, space), True) for b in HELD_OUT]
     for size, budget in itertools.product((176, 208), (22.5, 33.0)):
-        single = replace(space, resolution=(size,))
+        single = space.at((size,))
         predict = partial(_mean, read_perceptron(_authors(data), single))
         title = f"{budget:g} ms, {size} px"
         found.append(Problem(title, single, predict, latency(budget, single), False))
@@ -196,7 +197,7 @@ def problems(data: Path, space: Space, table: Table, objective: Objective) -> li
         found.append(Problem(f"{budget / 1e6:g}M MACs", space, objective, limit, True))
     family = families.get("ofa_mbv3_w1.0")
     labels = _labels(data, family.space)
-    other = replace(family.space, resolution=(128, 160, 192))  # those of the records
+    other = family.space.at((128, 160, 192))  # those of the records
     fitted = predictors.fit_accuracy(labels, test_fraction=0).on(other)
     macs = costs.cost_tables(family, other.resolution)["macs"].restrict(other)
     for budget in (120e6, 180e6, 240e6):
@@ -264,7 +265,7 @@ def honest(data: Path, draws: int) -> list[Row]:
     family = families.get("ofa_mbv3_w1.0")
     labels = _labels(data, family.space).at_own_resolutions()
     prior = read_perceptron(_authors(data), labels.space)
-    space = replace(family.space, resolution=(192,))
+    space = family.space.at((192,))
     macs = costs.cost_tables(family, (192,))["macs"].restrict(space)
     authors = read_perceptron(_authors(data), space)
     rows = []
@@ -482,7 +483,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     perceptron = read_perceptron(_authors(given.data))
-    space = replace(perceptron.space, resolution=RESOLUTIONS)
+    space = perceptron.space.at(RESOLUTIONS)
     objective = partial(_mean, perceptron.on(space))
     table = note10(given.data / "note10", space).restrict(space)
     figures: Row = {}

@@ -55,6 +55,8 @@ class PhaseSettings:
     depth: int = 1
     expand: int = 1
     width: int = 1
+    open: dict[str, int] = field(default_factory=dict)
+    # the same of any kind of gene: {heads: 2, mlp: 3}; of what is not named, the largest alone
     rule: str = "random"
     # "random", "sandwich" or "alternate"
     distil: float = 0.0
@@ -71,6 +73,8 @@ class PhaseSettings:
             raise InputError("needs steps or epochs, one of the two")
         for name in ("lr", "steps", "epochs", "kernel", "depth", "expand", "width"):
             _check(name, getattr(self, name), above=0, most=LARGEST)
+        for name, count in self.open.items():
+            _check(f"open: {name}", count, above=0, most=LARGEST)
         _check("archs", self.archs, least=1, most=MOST_ARCHS)
         _check("distil", self.distil, least=0, most=LARGEST)
         _check("warmup", self.warmup, least=0, most=1)
@@ -286,6 +290,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         elif typing.get_origin(option) is tuple and isinstance(value, list):
             inner = typing.get_args(option)[0]
             return tuple(_value(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+        elif typing.get_origin(option) is dict and isinstance(value, dict):
+            inner = typing.get_args(option)[1]
+            return {str(k): _value(inner, v, f"{where}: {k}") for k, v in value.items()}
         elif option is float and _is_number(value):
             with suppress(ValueError):  # 1.2.3e4
                 return float(value)

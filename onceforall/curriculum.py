@@ -7,14 +7,16 @@ a resumed run takes the same steps as one that was never stopped. Knows no weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, choices
 from onceforall.seeds import seed_of
 from onceforall.space import Arch, Space
+from onceforall.space.genes import RESOLUTION
+from onceforall.space.stages import KINDS
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Phase:
         if self.rule == "alternate":
             end = self.space.smallest() if step % 2 else self.space.largest()
             return [end, *self.space.decode(self.space.sample(rng, self.archs - 1))]
-        at = self.space.restrict(resolution=(int(rng.choice(self.space.resolution)),))
+        at = self.space
+        if at.scaled:
+            at = at.restrict(resolution=(int(rng.choice(at.resolution)),))
         return at.decode(at.sample(rng, self.archs))
 
 
@@ -111,6 +115,7 @@ class Share:
     depth: int = 1
     expand: int = 1
     width: int = 1
+    open: Mapping[str, int] = field(default_factory=dict)  # the same of any kind of gene
     rule: str = "random"
     distil: float = 0.0
     own_images: bool = False
@@ -123,17 +128,16 @@ def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
     if not shares:
         raise InputError("phases: none given")
     phases = []
-    longest = max(len(stage.expand) for stage in space.stages)
+    longest = max(len(stage.expand) for stage in space.stages) if space.staged else 1
     opened = widths = 1  # choices of expand ratios and of widths in use so far
     for share in shares:
+        expand = share.open.get("expand", share.expand)
         formed = None
-        if min(share.expand, longest) > opened:
+        if min(expand, longest) > opened:
             formed = (opened, widths)
-            opened = share.expand
-        widths = max(widths, share.width)
-        part = space.top(
-            kernel=share.kernel, depth=share.depth, expand=share.expand, width=share.width
-        )
+            opened = expand
+        widths = max(widths, share.open.get("width", share.width))
+        part = _opened(space, share)
         phases.append(
             Phase(
                 name=share.name,
@@ -149,3 +153,24 @@ def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
             )
         )
     return Curriculum(tuple(phases))
+
+
+def _opened(space: Space, share: Share) -> Space:
+    """The part of a space that a phase opens: of each kind of gene so many of the largest choices
+    as the phase says, one where it says nothing; the resolutions are open throughout.
+
+    Raises:
+        InputError: the phase opens a kind that the space has not.
+    """
+    kinds = {gene.kind for gene in space.genes if gene.name != RESOLUTION}
+    counts = dict.fromkeys(kinds, 1)
+    counts |= {k: n for k in KINDS if (n := getattr(share, k)) > 1 or k in kinds}
+    unknown = sorted(
+        (counts | dict(share.open)).keys() - {gene.name for gene in space.genes} - kinds
+    )
+    if unknown:
+        raise InputError(
+            f"phase {share.name}: {space.family} has no {unknown[0]!r} to open;"
+            f" it has {choices(sorted(kinds))}"
+        )
+    return space.top(**counts | dict(share.open))

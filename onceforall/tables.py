@@ -1,15 +1,15 @@
-"""Quantities that add up, or take the largest, over an arch's blocks: `Table`.
+"""Quantities that add up, or take the largest, over the parts of an arch: `Table`.
 
-MACs, parameters, a latency look-up table, peak memory: each is a number for every
-block an arch can have (by stage, position, kernel, expand, widths, resolution) and a
-fixed rest. A table answers for whole populations at once, and knows its exact minimum
-and maximum over the space. It knows no network and no torch; `costs` and `predictors`
-make tables.
+MACs, parameters, a latency look-up table, peak memory: each is a list of factors, and a factor has
+a number for every combination of a few genes (of a block: its kernel and expand ratio, the widths
+that enter and leave, the resolution). A table answers for whole populations at once, and knows its
+exact minimum and maximum over the space. It knows no network and no torch; `costs` and
+`predictors` make tables.
 
-How a population is evaluated: all numbers of a table lie in one flat array, the blocks'
-one after the other, absent blocks with a number of their own (0, or -inf for a maximum).
-The position of an arch's numbers is linear in its genes, so that one matrix product
-gives all positions, and one look-up and one sum the values.
+How a population is evaluated: all numbers of a table lie in one flat array, the factors' one after
+the other, absent factors with a number of their own (0, or -inf for a maximum). The position of an
+arch's numbers is linear in its genes, so that one matrix product gives all positions, and one
+look-up and one sum the values.
 """
 
 from __future__ import annotations
@@ -26,59 +26,81 @@ from numpy.typing import NDArray
 
 from onceforall.errors import InputError
 from onceforall.files import read_json, write_json
-from onceforall.space import Arch, Block, Population, ResolutionError, Space, Stage
+from onceforall.space import GENE, Arch, Population, Presence, Space
+from onceforall.space.elimination import Part, Plan, holds, spread
+from onceforall.space.genes import RESOLUTION
+from onceforall.space.stages import chain, stage_gene
 
 Floats = NDArray[np.float64]
 Reduce = Literal["sum", "max"]
 
 FORMAT = "onceforall.table"
-VERSION = 1
+VERSION = 2
 _CHUNK = 8192  # archs at a time: what is computed between stays in the processor's cache
 
 
-class Place(NamedTuple):
-    """A block that an arch can have: where it is and what it is."""
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A number for every combination of a few genes.
 
-    resolution: int  # of the input image, pixels
-    stage: int  # from 0
-    position: int  # in its stage, from 0
-    kernel: int
-    expand: float
-    width_in: int  # channels that enter; 0 for the first block of all: a space does not know them
-    width: int  # channels that leave
+    Attributes:
+        genes: their names.
+        values: an axis a gene.
+        present: when it is there, beside the conditions of its genes; absent, it adds nothing.
+    """
+
+    genes: tuple[str, ...]
+    values: Floats
+    present: tuple[Presence, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A number for every block and a fixed rest; an arch's value is their sum or their maximum.
+    """Factors over genes; an arch's value is the sum or the maximum of those that are there.
 
     Attributes:
         space: the archs it is for.
-        blocks: for each stage, for each position, (resolutions, widths before, widths, kernels,
-            expands). "Widths before" are those of the stage before for the first block of a
-            stage, and 1 otherwise, since a stage has one width.
-        fixed: (resolutions, widths of the last stage): all that is not a block.
         reduce: "sum" or "max".
         name, unit: for people.
     """
 
     space: Space
-    blocks: tuple[tuple[Floats, ...], ...]
-    fixed: Floats
+    factors: tuple[Factor, ...]
     reduce: Reduce = "sum"
     name: str = "value"
     unit: str = ""
 
     def __post_init__(self) -> None:
-        shapes = _shapes(self.space)
-        found = [[np.shape(b) for b in stage] for stage in self.blocks]
-        if found != shapes or self.fixed.shape != _fixed_shape(self.space):
-            raise InputError(f"table {self.name}: its arrays do not fit the space")
+        object.__setattr__(self, "factors", tuple(self.factors))
         if self.reduce not in ("sum", "max"):
             raise InputError(f"table {self.name}: reduce: {self.reduce!r} is not sum or max")
-        arrays = [self.fixed, *(block for stage in self.blocks for block in stage)]
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise InputError(f"table {self.name}: it has a value that is not a finite number")
+        if not self.factors:
+            raise InputError(f"table {self.name}: has no factors")
+        for factor in self.factors:
+            shape = tuple(len(self.space.gene(name).values) for name in factor.genes)
+            if factor.values.shape != shape or len(set(factor.genes)) < len(shape):
+                raise InputError(
+                    f"table {self.name}: its arrays do not fit the space: {factor.genes} have"
+                    f" {shape} choices, {factor.values.shape} numbers are given"
+                )
+            if not np.isfinite(factor.values).all():
+                raise InputError(f"table {self.name}: it has a value that is not a finite number")
+        if self.reduce == "max" and not any(not part.conditions for part in self.parts):
+            raise InputError(f"table {self.name}: a maximum needs a factor that is always there")
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What each factor depends on, in columns."""
+        return tuple(self.space.part(f.genes, f.present) for f in self.factors)
+
+    @cached_property
+    def arrays(self) -> tuple[Floats, ...]:
+        """The factors' numbers, an axis for each of `parts`' genes."""
+        found = []
+        for factor in self.factors:
+            columns = [self.space.column(name) for name in factor.genes]
+            found.append(spread(factor.values, columns, tuple(sorted(columns))))
+        return tuple(found)
 
     @classmethod
     def build(
@@ -90,13 +112,30 @@ class Table:
         name: str = "value",
         unit: str = "",
     ) -> Table:
-        """The table of `block(place)` and `fixed(resolution, last width)`."""
-        filled = [[np.zeros(shape) for shape in stage] for stage in _shapes(space)]
-        for index, place in places(space):
-            filled[place.stage][place.position][index] = block(place)
+        """The table of stages of blocks: `block(place)` and `fixed(resolution, last width)`."""
+        genes = _stage_genes(space)
+        filled = [np.zeros([len(space.gene(name).values) for name in names]) for names in genes]
+        for factor, index, place in places(space):
+            filled[factor][index] = block(place)
         rest = [[fixed(r, w) for w in space.stages[-1].width] for r in space.resolution]
-        blocks = tuple(tuple(stage) for stage in filled)
-        return cls(space, blocks, np.array(rest, float), reduce, name, unit)
+        return cls.of_blocks(space, [*filled[:-1], np.array(rest, float)], reduce, name, unit)
+
+    @classmethod
+    def of_blocks(
+        cls,
+        space: Space,
+        arrays: Sequence[Floats],
+        reduce: Reduce = "sum",
+        name: str = "value",
+        unit: str = "",
+    ) -> Table:
+        """The table of stages of blocks whose numbers are given: an array for each block, over
+        resolutions, widths before (of a stage's first block, but the first's), widths, kernels and
+        expand ratios; and one of the rest over resolutions and widths of the last stage."""
+        genes = _stage_genes(space)
+        if len(arrays) != len(genes):
+            raise InputError(f"table {name}: its arrays do not fit the space")
+        return cls(space, tuple(map(Factor, genes, arrays)), reduce, name, unit)
 
     def __call__(self, population: Population) -> Floats:
         """(n, genes) -> (n,)"""
@@ -106,17 +145,14 @@ class Table:
         """The value of one arch."""
         return float(self(self.space.encode([arch]))[0])
 
-    @cached_property
-    def cells(self) -> Floats:
-        """All numbers in one array, as `_layout` places them."""
-        absent = 0.0 if self.reduce == "sum" else -np.inf
-        parts = []
-        for stage, blocks in zip(self.space.stages, self.blocks, strict=True):
-            for position, values in enumerate(blocks):
-                there = np.array(stage.depth) > position  # (depths,)
-                full = np.where(there[:, None, None], values[:, :, :, None], absent)
-                parts.append(full.ravel())
-        return np.concatenate([*parts, self.fixed.ravel()])
+    def with_values(self, values: Sequence[Floats], **changes: Any) -> Table:
+        """A table of the same factors with other numbers."""
+        factors = [replace(f, values=v) for f, v in zip(self.factors, values, strict=True)]
+        return replace(self, factors=tuple(factors), **changes)
+
+    def scaled(self, factor: float) -> Table:
+        """The table with every number multiplied, for another unit or sign."""
+        return self.with_values([f.values * factor for f in self.factors])
 
     def restrict(self, space: Space) -> Table:
         """The same numbers, for a part of the space.
@@ -126,77 +162,74 @@ class Table:
         """
         if space == self.space:
             return self
-        if space.family != self.space.family or len(space.stages) != len(self.space.stages):
-            raise InputError(
-                f"table {self.name} is for {self.space.family}, not for {space.family}"
-            )
-        held = self.space.resolution
-        try:
-            r = _positions(space.resolution, held, f"table {self.name}: resolution")
-        except InputError as error:
-            raise ResolutionError(str(error), held) from None
-        before = [0]
-        blocks = []
-        for s, (small, large) in enumerate(zip(space.stages, self.space.stages, strict=True)):
-            where = f"table {self.name}: stage {s + 1}:"
-            _positions(small.depth, large.depth, f"{where} depth")
-            w, k, e = (
-                _positions(getattr(small, n), getattr(large, n), f"{where} {n}")
-                for n in ("width", "kernel", "expand")
-            )
-            blocks.append(
-                tuple(
-                    self.blocks[s][b][np.ix_(r, before if b == 0 else [0], w, k, e)]
-                    for b in range(small.blocks)
-                )
-            )
-            before = w
-        return replace(self, space=space, blocks=tuple(blocks), fixed=self.fixed[np.ix_(r, before)])
+        space.check_part(self.space, f"table {self.name}", resolution=True)
+        own = {gene.name: gene for gene in space.genes}
+        kept: dict[str, list[int]] = {
+            gene.name: [gene.index(v) for v in own[gene.name].values]
+            for gene in self.space.genes
+            if gene.name in own
+        }
+        factors = []
+        for factor in self.factors:
+            if any(name not in kept for name in factor.genes):
+                continue  # of a place that is never there in the part
+            present = [
+                condition
+                for condition in factor.present
+                if condition.least > own[condition.gene].values[0]  # type: ignore[operator]
+            ]
+            if any(c.least > own[c.gene].values[-1] for c in present):  # type: ignore[operator]
+                continue
+            values = factor.values[np.ix_(*(kept[name] for name in factor.genes))]
+            factors.append(Factor(factor.genes, values, tuple(present)))
+        return replace(self, space=space, factors=tuple(factors))
 
-    def scaled(self, factor: float) -> Table:
-        """The table with every number multiplied, for another unit or sign."""
-        blocks = tuple(tuple(block * factor for block in stage) for stage in self.blocks)
-        return replace(self, blocks=blocks, fixed=self.fixed * factor)
+    # --- how it is evaluated
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where its numbers are found; one object for all tables of the same parts."""
+        return _layout(self.space, self.parts)
+
+    @cached_property
+    def cells(self) -> Floats:
+        """All numbers in one array, as `layout` places them."""
+        absent = 0.0 if self.reduce == "sum" else -np.inf
+        sizes = self.space.gene_sizes.tolist()
+        found = []
+        for values, part in zip(self.arrays, self.parts, strict=True):
+            mask = holds(part.conditions, part.scope, sizes)
+            full = np.where(mask, spread(values, part.genes, part.scope), absent)
+            found.append(np.broadcast_to(full, [sizes[c] for c in part.scope]).ravel())
+        return np.concatenate(found)
 
     # --- exact extremes
 
     def minimum(self) -> tuple[float, Arch]:
-        """The smallest value in the space and an arch that has it."""
-        return self._extreme(min)
+        """The smallest value in the space and an arch that has it.
+
+        Raises:
+            InputError: too many genes depend on each other for an exact answer.
+        """
+        return self._extreme(-1)
 
     def maximum(self) -> tuple[float, Arch]:
-        """The largest value in the space and an arch that has it."""
-        return self._extreme(max)
+        """The largest value in the space and an arch that has it; raises as `minimum`."""
+        return self._extreme(1)
 
-    def _extreme(self, choose: Any) -> tuple[float, Arch]:
-        """Dynamic programming over the stages; its state is the width of the last one. Sum and
-        maximum grow with each of their parts, so every block is chosen by itself."""
+    def _extreme(self, sign: int) -> tuple[float, Arch]:
+        plan = plan_of(self.space, self.parts)
+        cells = sign * np.concatenate([values.ravel() for values in self.arrays])
+        if self.reduce == "sum":
+            found = plan.best(cells)
+        elif sign > 0:  # the largest number of all; nothing else matters
+            found = plan.best(cells, np.maximum, -np.inf, floor=cells.max())
+        else:
+            found = plan.best(cells, np.minimum, np.inf)
+        row = self.space.canonical(plan.rows(*found)[None].astype(GENE))
+        numbers = [float(sign * cells[at]) for at in found[1] if at < plan.size]
         join = sum if self.reduce == "sum" else max
-        found: list[tuple[float, Arch]] = []
-        for r, resolution in enumerate(self.space.resolution):
-            states: list[tuple[list[float], tuple[tuple[Block, ...], ...]]] = [([], ())]
-            for stage, blocks in zip(self.space.stages, self.blocks, strict=True):
-                grown = []
-                for w, width in enumerate(stage.width):
-                    options = []
-                    for before, (values, chosen) in enumerate(states):
-                        best = []
-                        for b, cells in enumerate(blocks):
-                            cell = cells[r, before if b == 0 else 0, w]  # (kernels, expands)
-                            at = cell.argmin() if choose is min else cell.argmax()
-                            k, e = np.unravel_index(at, cell.shape)
-                            block = Block(stage.kernel[k], stage.expand[e], width)
-                            best.append((float(cell[k, e]), block))
-                        for depth in stage.depth:
-                            joined = [join([*values, *(value for value, _ in best[:depth])])]
-                            option = tuple(block for _, block in best[:depth])
-                            options.append((joined, (*chosen, option)))
-                    grown.append(choose(options, key=lambda option: option[0]))
-                states = grown
-            for w, (values, chosen) in enumerate(states):
-                total = join([*values, float(self.fixed[r, w])])
-                found.append((total, Arch(self.space.family, resolution, chosen)))
-        return choose(found, key=lambda pair: pair[0])
+        return float(join(numbers)), self.space.decode(row)[0]
 
     # --- files
 
@@ -208,33 +241,42 @@ class Table:
             "name": self.name,
             "unit": self.unit,
             "reduce": self.reduce,
-            "family": self.space.family,
-            "resolution": list(self.space.resolution),
-            "stages": [
-                {n: list(getattr(stage, n)) for n in ("depth", "kernel", "expand", "width")}
-                for stage in self.space.stages
+            "space": self.space.to_dict(),
+            "factors": [
+                {
+                    "genes": list(factor.genes),
+                    "values": factor.values.tolist(),
+                    "present": [[p.gene, p.least] for p in factor.present],
+                }
+                for factor in self.factors
             ],
-            "blocks": [[block.tolist() for block in stage] for stage in self.blocks],
-            "fixed": self.fixed.tolist(),
         }
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "table") -> Table:
-        """The table that `to_dict` wrote.
+        """The table that `to_dict` wrote, of this version or the first, whose tables were all of
+        stages of blocks.
 
         Raises:
             InputError: the data is not of that form.
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f"{where}: not a table: 'format' is not {FORMAT!r}")
-        if data.get("version") != VERSION:
-            raise InputError(f"{where}: version: {data.get('version')!r} is not {VERSION}")
+        if data.get("version") not in (1, VERSION):
+            raise InputError(f"{where}: version: {data.get('version')!r} is not 1 or {VERSION}")
         try:
-            stages = tuple(Stage(**{n: tuple(v) for n, v in s.items()}) for s in data["stages"])
-            space = Space(data["family"], tuple(data["resolution"]), stages)
-            blocks = tuple(tuple(np.array(b, float) for b in stage) for stage in data["blocks"])
-            fixed = np.array(data["fixed"], float)
-            return cls(space, blocks, fixed, data["reduce"], data["name"], data["unit"])
+            about = data["reduce"], data["name"], data["unit"]
+            if data["version"] == 1:
+                return cls.of_blocks(Space.from_dict(data), _first_version(data), *about)
+            factors = tuple(
+                Factor(
+                    tuple(row["genes"]),
+                    np.array(row["values"], float),
+                    tuple(Presence(gene, least) for gene, least in row["present"]),
+                )
+                for row in data["factors"]
+            )
+            return cls(Space.from_dict(data["space"]), factors, *about)
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from None
         except (TypeError, ValueError, AttributeError) as error:
@@ -251,110 +293,104 @@ class Table:
 def evaluate(tables: Sequence[Table], population: Population) -> Floats:
     """(tables, n): the values of all tables, which are of one space, in one pass.
 
-    The positions of an arch's numbers are computed once for all tables.
+    The positions of an arch's numbers are computed once for all tables of the same parts.
     """
     space = tables[0].space
     if any(table.space != space for table in tables[1:]):
         raise InputError("tables of different spaces cannot be evaluated together")
-    strides, starts = _layout(space)
+    alike: dict[int, list[int]] = {}
+    for t, table in enumerate(tables):
+        alike.setdefault(id(table.layout), []).append(t)
     n = len(population)
     values = np.empty((len(tables), n))
     for start in range(0, n, _CHUNK):
-        rows = population[start : start + _CHUNK].astype(strides.dtype)
-        at = (rows @ strides).astype(np.intp)  # (chunk, parts); whole numbers: exact
-        at += starts
-        for t, table in enumerate(tables):
-            numbers = table.cells[at]
-            values[t, start : start + _CHUNK] = (
-                numbers.sum(1) if table.reduce == "sum" else numbers.max(1)
-            )
+        chunk = population[start : start + _CHUNK]
+        for several in alike.values():
+            strides, starts = tables[several[0]].layout
+            at = (chunk.astype(strides.dtype) @ strides).astype(np.intp)  # (chunk, parts); exact
+            at += starts
+            for t in several:
+                numbers = tables[t].cells[at]
+                values[t, start : start + _CHUNK] = (
+                    numbers.sum(1) if tables[t].reduce == "sum" else numbers.max(1)
+                )
     return values
 
 
-def places(space: Space) -> Iterator[tuple[tuple[int, ...], Place]]:
-    """Every block an arch of the space can have, with its index in `Table.blocks[s][b]`."""
-    for s, stage in enumerate(space.stages):
-        for b in range(stage.blocks):
-            for index in np.ndindex(*_shapes(space)[s][b]):
-                r, before, w, k, e = index
-                if b > 0:
-                    width_in = stage.width[w]
-                else:
-                    width_in = space.stages[s - 1].width[before] if s > 0 else 0
-                yield (
-                    index,
-                    Place(
-                        space.resolution[r],
-                        s,
-                        b,
-                        stage.kernel[k],
-                        stage.expand[e],
-                        width_in,
-                        stage.width[w],
-                    ),
-                )
+Layout = tuple[NDArray[np.floating[Any]], NDArray[np.intp]]
 
 
 @lru_cache(maxsize=64)
-def _shapes(space: Space) -> list[list[tuple[int, ...]]]:
-    """For each stage and position the shape of its array in `Table.blocks`."""
-    shapes: list[list[tuple[int, ...]]] = []
-    before = 1
-    for stage in space.stages:
-        widths, choices = len(stage.width), (len(stage.kernel), len(stage.expand))
-        shapes.append(
-            [
-                (len(space.resolution), before if b == 0 else 1, widths, *choices)
-                for b in range(stage.blocks)
-            ]
-        )
-        before = widths
-    return shapes
-
-
-def _fixed_shape(space: Space) -> tuple[int, int]:
-    return len(space.resolution), len(space.stages[-1].width)
-
-
-@lru_cache(maxsize=64)
-def _layout(space: Space) -> tuple[NDArray[np.floating[Any]], NDArray[np.intp]]:
+def _layout(space: Space, parts: tuple[Part, ...]) -> Layout:
     """How genes become positions in `Table.cells`: (genes, parts) strides and (parts,) starts.
-
-    The parts are the blocks and, last, the fixed rest.
-    """
-    column = {(g.kind, g.stage, g.position): i for i, g in enumerate(space.genes)}
-    parts: list[tuple[tuple[int, ...], list[int]]] = []  # shape, the gene of each axis
-    for s, stage in enumerate(space.stages):
-        for b, shape in enumerate(_shapes(space)[s]):
-            genes = [
-                column["resolution", -1, -1],
-                column["width", s - 1, -1] if b == 0 and s > 0 else -1,
-                column["width", s, -1],
-                column["depth", s, -1],
-                column["kernel", s, b],
-                column["expand", s, b],
-            ]
-            parts.append(((*shape[:3], len(stage.depth), *shape[3:]), genes))
-    last = column["width", len(space.stages) - 1, -1]
-    parts.append((_fixed_shape(space), [column["resolution", -1, -1], last]))
-    most = max(math.prod(shape) for shape, _ in parts)
+    A part has an axis for each gene that it depends on in any way."""
+    sizes = space.gene_sizes.tolist()
+    shapes = [[sizes[c] for c in part.scope] for part in parts]
+    most = max(math.prod(shape) for shape in shapes)
     kind = np.float32 if most <= 2**24 else np.float64  # exact for whole numbers up to that
-    strides = np.zeros((len(space.genes), len(parts)), kind)
+    strides = np.zeros((len(sizes), len(parts)), kind)
     starts = np.zeros(len(parts), np.intp)
     start = 0
-    for p, (shape, genes) in enumerate(parts):
+    for p, (part, shape) in enumerate(zip(parts, shapes, strict=True)):
         starts[p] = start
         stride = 1
-        for size, gene in zip(reversed(shape), reversed(genes), strict=True):
-            if gene >= 0:
-                strides[gene, p] = stride
+        for size, column in zip(reversed(shape), reversed(part.scope), strict=True):
+            strides[column, p] = stride
             stride *= size
         start += stride
     return strides, starts
 
 
-def _positions(wanted: Sequence[float], held: Sequence[float], where: str) -> list[int]:
-    for value in wanted:
-        if value not in held:
-            raise InputError(f"{where} {value} is not in it; it has {list(held)}")
-    return [held.index(value) for value in wanted]
+@lru_cache(maxsize=64)
+def plan_of(space: Space, parts: tuple[Part, ...]) -> Plan:
+    """How the extremes of tables of these parts are found."""
+    return Plan(parts, space.gene_sizes.tolist(), f"a table of {space.family}")
+
+
+# --- tables of stages of blocks
+
+
+class Place(NamedTuple):
+    """A block that an arch can have: where it is and what it is."""
+
+    resolution: int  # of the input image, pixels
+    stage: int  # from 0
+    position: int  # in its stage, from 0
+    kernel: int
+    expand: float
+    width_in: int  # channels that enter; 0 for the first block of all: a space does not know them
+    width: int  # channels that leave
+
+
+def places(space: Space) -> Iterator[tuple[int, tuple[int, ...], Place]]:
+    """Every block an arch of the space can have: the number of its factor, its index there."""
+    genes = iter(enumerate(_stage_genes(space)))
+    for s, stage in enumerate(space.stages):
+        for b in range(stage.blocks):
+            factor, names = next(genes)
+            values = [space.gene(name).values for name in names]
+            for index in np.ndindex(*map(len, values)):
+                r, *before, width, kernel, expand = (
+                    v[i] for v, i in zip(values, index, strict=True)
+                )
+                entering = 0 if s == 0 else before[0] if before else width
+                if b > 0:
+                    entering = width
+                found: Any = (r, s, b, kernel, expand, entering, width)
+                yield factor, index, Place(*found)
+
+
+def _stage_genes(space: Space) -> list[tuple[str, ...]]:
+    """The genes of each factor: of the blocks, and of the rest."""
+    last = stage_gene(len(space.stages) - 1, "width")
+    return [*((RESOLUTION, *genes) for genes in chain(space.stages)), (RESOLUTION, last)]
+
+
+def _first_version(data: dict[str, Any]) -> list[Floats]:
+    """The arrays of a file of version 1, in which each block's had an axis for widths before."""
+    arrays = [np.array(block, float) for stage in data["blocks"] for block in stage]
+    first = {sum(len(stage) for stage in data["blocks"][:s]) for s in range(1, len(data["blocks"]))}
+    return [
+        *(block if i in first else block.squeeze(1) for i, block in enumerate(arrays)),
+        np.array(data["fixed"], float),
+    ]

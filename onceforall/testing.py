@@ -79,8 +79,8 @@ def _check_refusals(family: Family) -> None:
     smallest = family.space.smallest()
     strangers = [
         dataclasses.replace(smallest, family="another"),
-        dataclasses.replace(smallest, stages=smallest.stages[:-1]),
-        dataclasses.replace(smallest, stages=(smallest.stages[0] * 99, *smallest.stages[1:])),
+        dataclasses.replace(smallest, values=smallest.values[:-1]),
+        dataclasses.replace(smallest, values=(*smallest.values, ("stranger", 1))),
     ]
     for arch in strangers:
         assert arch not in family.space, f"{arch} is not refused"

@@ -25,7 +25,6 @@ from onceforall.config import PhaseSettings, Settings
 from onceforall.data import Source
 from onceforall.predictors.published import Additive
 from onceforall.records import write_csv
-from onceforall.space import Space
 from onceforall.tables import Table
 from onceforall.weights import save_network
 
@@ -67,7 +66,7 @@ info mbv3_mini@28/16:3x9/24:3x2/40:3x2              | stage 1 block 1: expand 9 
 info mbv3_mini@28/16:4x2/24:3x2/40:3x2              | kernel 4 is not an odd number
 info mbv3_mini@28/16:3xnan/24:3x2/40:3x2            | expand nan
 info mbv3_mini@-28/16:3x2/24:3x2/40:3x2             | resolution: -28
-info mbv3_mini@28/16:3x2/24:3x2                     | 2 stages
+info mbv3_mini@28/16:3x2/24:3x2                     | stage 3: width is missing
 info mbv3_mini@28/16:3x2,3x2,3x2,3x2/24:3x2/40:3x2  | stage 1: depth 4
 info mbv3_mini@28                                   | 'mbv3_mini@28' is no file, no published
 info mbv3_mini@28/16:3                              | is not an arch
@@ -395,6 +394,9 @@ train data.name=G/words                             | no images in it
 train small data.name=G/photos                      | the recipe photos is for these
 train photos data.name=digits                       | the recipe small is for these
 train G/tiny.yaml phases.0.depth=0                  | depth: 0
+train G/tiny.yaml phases.0.open=3                   | open: 3
+train G/tiny.yaml phases.0.open.kernel=0            | open: kernel: 0
+train G/tiny.yaml phases.0.open.heads=2             | 'heads'
 train G/tiny.yaml phases.0.expand=-1                | expand: -1
 train G/tiny.yaml phases.0.width=0.5                | width
 train G/tiny.yaml phases.0.own_images=perhaps       | own_images
@@ -481,9 +483,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = {
         "accuracy.npz": Table.build(SPACE, lambda p: p.expand + p.kernel, name="top1", unit="%"),
         "latency.npz": Table.build(SPACE, lambda p: 0.1 * p.kernel, name="latency", unit="ms"),
-        "few.npz": Table.build(
-            Space(FAMILY, SPACE.resolution[:2], SPACE.stages), lambda p: 0.1, unit="ms"
-        ),
+        "few.npz": Table.build(SPACE.at(SPACE.resolution[:2]), lambda p: 0.1, unit="ms"),
     }
     for name, table in tables.items():
         Additive(table).save(root / name)

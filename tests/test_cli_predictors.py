@@ -15,7 +15,7 @@ from onceforall.records import Record
 
 MINI = families.get("mbv3_mini").space
 POPULATION = MINI.sample(np.random.default_rng(0), 60)
-BLOCKS = sum(MINI.depth(POPULATION, s) for s in range(3)).astype(float)
+BLOCKS = sum(MINI.values(f"stage{s}.depth", POPULATION) for s in (1, 2, 3)).astype(float)
 
 
 def run(*arguments: object) -> dict:

@@ -87,10 +87,10 @@ def test_refusals_name_field_and_value(tmp_path: Path, change: str, message: str
 
 
 def numbers() -> list[str]:
-    """Every setting that is a number, or a list of them, as the command line names it."""
+    """Every setting that is a number, or a list or map of them, as the command line names it."""
     parts = {"": Settings, "phases.1.": PhaseSettings, "data.": Source}
     return [
-        prefix + name
+        prefix + name + ".kernel" * (typing.get_origin(hint) is dict)
         for prefix, kind in parts.items()
         for name, hint in typing.get_type_hints(kind).items()
         if {int, float, tuple[int, ...], tuple[float, ...]} & {hint, *typing.get_args(hint)}
@@ -159,6 +159,19 @@ def test_epochs_of_warm_up_come_before_the_others() -> None:
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"recipe.yaml.*{message}"):
         config.load(write(tmp_path, text))
+
+
+def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    phase = config.load(path, ["phases.1.open={heads: 2, mlp: 3}"]).phases[1]
+    assert phase.share(640, 32).open == {"heads": 2, "mlp": 3}
+    for change, message in (
+        ("phases.1.open={heads: 0}", r"phases\[1\]: open: heads: 0 is not above 0"),
+        ("phases.1.open={heads: many}", "open: heads: 'many' is not a whole number"),
+        ("phases.1.open=2", "open: 2 is not a map"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config.load(path, [change])
 
 
 def test_missing_file_lists_the_recipes() -> None:

@@ -1,6 +1,7 @@
 """Costs against hand counts, torch's own counter, published numbers, and tables against costs."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from onceforall import families
+from onceforall.cli import networks
 from onceforall.costs import (
     check_resolution,
     cost,
@@ -21,6 +23,7 @@ from onceforall.costs import (
 )
 from onceforall.errors import InputError
 from onceforall.families import Family
+from onceforall.formats import StaticNetwork
 from onceforall.layers import ConvNormAct, MBConv, layer
 from onceforall.tables import Table
 
@@ -384,20 +387,40 @@ def test_depthwise_is_said_by_groups():
     assert found == [False, False, False, True, True, False]
 
 
-def test_tables_refuse_what_they_cannot_count():
-    """A limit on a lower bound would let through what is above it. Parameters are known."""
+@pytest.fixture
+def odd() -> Family:
+    """A family with an operation that has no rule."""
     base = families.get("mbv3_mini")
 
     class Odd(type(base)):
         def tail(self, width_in):
             return {"sine": layer(Sine), **super().tail(width_in)}
 
-    odd = Odd(**{f.name: getattr(base, f.name) for f in dataclasses.fields(base)})
+    return Odd(**{f.name: getattr(base, f.name) for f in dataclasses.fields(base)})
+
+
+def test_tables_refuse_what_they_cannot_count(odd):
+    """A limit on a lower bound would let through what is above it. Parameters are known."""
+    base = families.get("mbv3_mini")
     arch = odd.space.largest()
     with pytest.raises(InputError, match="costs: no rule says what sin costs"):
         cost_tables(odd)
     assert cost_table(odd, "params").of(arch) == cost_tables(base)["params"].of(arch)
-    assert cost(odd.build(arch), (3, 28, 28)).uncovered == ("sin",)
+    found = cost(odd.build(arch), (3, 28, 28))
+    assert found.uncovered == ("sin",)
+    assert found.macs == cost(base.build(arch), (3, 28, 28)).macs
+
+
+def test_info_says_what_is_not_covered(odd, monkeypatch, capsys):
+    described = StaticNetwork(odd, odd.space.largest())
+    monkeypatch.setattr(networks, "describe", lambda net, resolution: described)
+    networks.info("odd")
+    text = capsys.readouterr().out
+    macs = cost(families.get("mbv3_mini").build(described.arch), (3, 28, 28)).macs
+    assert f"MACs        at least {macs / 1e6:.2f}M at 28 px" in text
+    assert "not covered sin: no rule says what these cost" in text
+    networks.info("odd", as_json=True)
+    assert json.loads(capsys.readouterr().out)["uncovered"] == ["sin"]
 
 
 def test_shapes_that_do_not_fit_are_named():
@@ -439,7 +462,7 @@ def test_mmrazors_flops_of_its_published_networks(data_dir):
                 stages.append([])
             width = block["out_channels"]
             stages[-1].append(Block(block["kernel_size"], block["expand_ratio"], width))
-        arch = Arch(family.name, resolution, tuple(map(tuple, stages)))
+        arch = Arch.of_stages(family.name, resolution, tuple(map(tuple, stages)))
         with torch.device("meta"):
             found = cost(family.build(arch), (3, resolution, resolution))
         assert found.flops / 1e6 == pytest.approx(flops, abs=0.005)
@@ -461,7 +484,7 @@ def test_resolutions_without_meaning_are_refused(name, least):
     family = families.get(name)
     arch = family.space.smallest()
     for resolution in (least, least + 1, 4096):
-        check_resolution(family, dataclasses.replace(arch, resolution=resolution))
+        check_resolution(family, arch.at(resolution))
     for resolution, message in (
         (1, f"resolution: 1 px is too small for {name}, .* at least {least} px are needed"),
         (least - 1, f"at least {least} px"),
@@ -469,4 +492,4 @@ def test_resolutions_without_meaning_are_refused(name, least):
         (10**6, "resolution: 1000000 px"),
     ):
         with pytest.raises(InputError, match=message):
-            check_resolution(family, dataclasses.replace(arch, resolution=resolution))
+            check_resolution(family, arch.at(resolution))

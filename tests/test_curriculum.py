@@ -6,6 +6,8 @@ import pytest
 
 from onceforall import config, families
 from onceforall.curriculum import Phase, Share, curriculum
+from onceforall.errors import InputError
+from onceforall.space import Gene, Presence, Space
 
 FAMILY = families.get("mbv3_mini")
 SHARES = [
@@ -42,6 +44,28 @@ def test_how_many_choices_are_formed_does_not_depend_on_the_first_stage() -> Non
     ]
     plan = curriculum(space, shares)
     assert [p.sort_channels for p in plan.phases] == [None, (1, 1), None, None, (2, 2), None]
+
+
+def test_phases_open_genes_of_any_kind() -> None:
+    there = Presence("depth", 2)
+    genes = [Gene("resolution", (16, 32)), Gene("depth", (1, 2)), Gene("act", ("relu", "gelu"))]
+    genes += [Gene("block1.heads", (1, 2, 3)), Gene("block2.heads", (1, 2, 3), there)]
+    space = Space("vit", tuple(genes))
+    shares = [
+        Share("largest", 1, 0.1),
+        Share("heads", 1, 0.1, open={"heads": 2}),
+        Share("all", 1, 0.1, depth=2, open={"heads": 3, "act": 2}),
+    ]
+    phases = curriculum(space, shares).phases
+    # by hand: two resolutions; heads of two blocks; with the depth, one block or two
+    assert [phase.space.size for phase in phases] == [2, 2 * 2 * 2, 2 * 2 * (3 + 9)]
+    assert {str(a) for a in phases[0].sample(0, 0)} <= {str(a) for a in phases[0].space}
+    assert [phase.sort_channels for phase in phases] == [None] * 3
+    assert curriculum(FAMILY.space, [Share("a", 1, 0.1, open={"expand": 2})]).phases[
+        0
+    ].space == FAMILY.space.top(kernel=1, depth=1, expand=2, width=1)
+    with pytest.raises(InputError, match="phase odd: vit has no 'kernel' to open; it has act,"):
+        curriculum(space, [Share("odd", 1, 0.1, kernel=2)])
 
 
 def test_steps_fall_into_phases() -> None:

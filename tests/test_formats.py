@@ -284,7 +284,7 @@ def test_an_arch_dictionary_by_hand() -> None:
     assert [s[0].width for s in resnet.stages] == [24, 64, 168, 336, 816, 2048]
     for first in ([0, 2], [1, 2]):  # the two widths of 24 are one
         data = {"d": 0, "e": 0.2, "w": [*first, 0, 0, 1, 2], "r": 176}
-        assert from_arch_dict(data) == resnet.__class__(
+        assert from_arch_dict(data) == resnet.of_stages(
             "ofa_resnet50", 176, from_arch_dict(data).stages
         )
     a, b = ({"d": 0, "e": 0.2, "w": [i, 2, 0, 0, 1, 2], "r": 176} for i in (0, 1))
@@ -399,7 +399,7 @@ def test_what_mmrazor_cannot_have(text: str, says: str) -> None:
     name, which = text.split(":")
     arch = families.get(name).space.largest()
     if which.isdigit():
-        arch = Arch(name, int(which), arch.stages)
+        arch = Arch.of_stages(name, int(which), arch.stages)
     with pytest.raises(InputError, match=says):
         mmrazor.to_subnet(arch)
 

@@ -16,9 +16,10 @@ from onceforall.predictors.base import held_out, same_archs
 from onceforall.predictors.features import Features
 from onceforall.records import Labels
 from onceforall.space import Space, Stage
+from onceforall.space.stages import block_gene, stage_gene
 
 MINI = families.get("mbv3_mini").space
-STRANGE = Space(  # no family of this name: features from the space alone
+STRANGE = Space.of_stages(  # no family of this name: features from the space alone
     "strange", (16, 32), tuple(Stage((1, 2), (3, 5), (0.5, 1.0), (8, w)) for w in (12, 24))
 )
 
@@ -26,10 +27,12 @@ STRANGE = Space(  # no family of this name: features from the space alone
 def top1(population: np.ndarray, space: Space) -> np.ndarray:
     """A made-up accuracy, in points: more of everything helps, less and less."""
     total = sum(
-        (space.depth(population, s) > b) * (1.0 + 0.2 * k + 0.3 * e)
+        (space.values(stage_gene(s, "depth"), population) > b) * (1.0 + 0.2 * k + 0.3 * e)
         for s, stage in enumerate(space.stages)
         for b in range(stage.blocks)
-        for k, e in [space.block(population, s, b)]
+        for k, e in [
+            [population[:, space.column(block_gene(s, b, kind))] for kind in ("kernel", "expand")]
+        ]
     )
     size = np.array(space.resolution)[population[:, 0]] / max(space.resolution)
     return 90 - 20 * np.exp(-0.3 * total * size)
@@ -46,7 +49,7 @@ def times_of(space: Space, n: int, seed: int = 0, start: float = 0.02) -> Labels
     rng = np.random.default_rng(seed)
     population = space.sample(rng, n)
     macs = cost_tables(families.get(space.family))["macs"](population) / 1e6
-    depth = sum(space.depth(population, s) for s in range(len(space.stages)))
+    depth = sum(space.values(stage_gene(s, "depth"), population) for s in range(len(space.stages)))
     values = (start * 10 * depth + macs) * np.exp(rng.normal(0, 0.02, n))
     return Labels(space, "latency_ms", population, values)
 
@@ -185,7 +188,9 @@ def test_extrapolation_is_flagged() -> None:
 def test_the_scale_is_the_one_on_which_effects_add(multiplied: bool) -> None:
     rng = np.random.default_rng(0)
     labels = labels_of(MINI, 150)
-    blocks = [MINI.depth(labels.population, s) for s in range(len(MINI.stages))]
+    blocks = [
+        MINI.values(stage_gene(s, "depth"), labels.population) for s in range(len(MINI.stages))
+    ]
     effect = np.sum(blocks, 0, float) + 0.5 * labels.population[:, 0]
     effect = 0.8 * (effect - effect.mean()) / np.ptp(effect) * 2 + 0.03 * rng.standard_normal(150)
     values = 100 - 20 * np.exp(-effect) if multiplied else 75 + 10 * effect
@@ -369,8 +374,8 @@ def fitted() -> list[predictors.Predictor]:
 
 
 def test_saved_is_loaded_and_serves_parts_of_the_space(tmp_path: Path) -> None:
-    part = replace(MINI.restrict(depth=(2, 3), kernel=(5,)), resolution=(18, 24))
-    whole = replace(MINI, resolution=(18, 20, 24, 28))
+    part = MINI.restrict(depth=(2, 3), kernel=(5,)).at((18, 24))
+    whole = MINI.at((18, 20, 24, 28))
     population = part.sample(np.random.default_rng(0), 20)
     same = whole.encode(part.decode(population))
     for i, model in enumerate(fitted()):
@@ -403,7 +408,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
             continue  # a flipped bit in a field that zip does not check is harmless
     with pytest.raises(InputError, match="is for mbv3_mini, not for ofa_mbv3_w1"):
         predictors.load(path, families.get("ofa_mbv3_w1.0").space)
-    larger = Space(MINI.family, (28,), (replace(MINI.stages[0], kernel=(3, 7)), *MINI.stages[1:]))
+    larger = Space.of_stages(
+        MINI.family, (28,), (replace(MINI.stages[0], kernel=(3, 7)), *MINI.stages[1:])
+    )
     with pytest.raises(InputError, match="stage 1 kernel 7 is not in it"):
         predictors.load(path, larger)
     with pytest.raises(InputError, match="no such file"):
@@ -445,7 +452,7 @@ def test_choose_spreads_and_then_asks_where_it_is_unsure() -> None:
 
 
 def test_choose_says_when_a_space_is_used_up() -> None:
-    tiny = Space("tiny", (16,), (Stage((1,), (3, 5), (2,), (8,)),))
+    tiny = Space.of_stages("tiny", (16,), (Stage((1,), (3, 5), (2,), (8,)),))
     with pytest.raises(InputError, match="only 1 are left"):
         predictors.choose(tiny, None, tiny.encode(list(tiny))[:1], 2, np.random.default_rng(0))
 

@@ -11,9 +11,11 @@ from onceforall.errors import InputError
 from onceforall.records import Record
 from onceforall.space import Arch, Block, Space, Stage
 
-TINY = Space("tiny", (16, 32), tuple(Stage((1, 2), (3, 5), (2, 4), (w,)) for w in (8, 16)))
-WIDE = Space("wide", (16,), (Stage((1, 2), (3,), (0.25, 0.5), (8, 16)),))
-ARCH = Arch("tiny", 32, ((Block(5, 4, 8),), (Block(3, 2, 16), Block(5, 2, 16))))
+TINY = Space.of_stages(
+    "tiny", (16, 32), tuple(Stage((1, 2), (3, 5), (2, 4), (w,)) for w in (8, 16))
+)
+WIDE = Space.of_stages("wide", (16,), (Stage((1, 2), (3,), (0.25, 0.5), (8, 16)),))
+ARCH = Arch.of_stages("tiny", 32, ((Block(5, 4, 8),), (Block(3, 2, 16), Block(5, 2, 16))))
 HEADER = "kernel_sizes,expand_ratios,depths,resolution,top1\n"
 
 
@@ -99,7 +101,7 @@ def test_bad_cells_are_named(tmp_path: Path, row: str, told: str) -> None:
         ("kernel_sizes,expand_ratios,resolution,top1\n", "column 'depths' is missing"),
         ("arch,top1,top1\n", "column 'top1' is there twice"),
         ("arch,other\ntiny@32/8:3x2/16:3x2,1\n", "column 'top1' is missing; it has other"),
-        ("arch,top1\ntiny@32/9:3x2/16:3x2,1\n", "line 2: arch: stage 1 block 1: width 9"),
+        ("arch,top1\ntiny@32/9:3x2/16:3x2,1\n", "line 2: arch: stage 1: width 9"),
         ('arch,top1\n"tiny,1\n', "line 2"),
     ],
 )

@@ -1,6 +1,5 @@
 """Lending, extraction, kernel transforms, channel sorting."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -111,7 +110,7 @@ def small_resnet() -> ResNet:
         Stage((1, 2), (3,), expand, (96, 160)),
         Stage((1, 2), (3,), expand, (192, 240)),
     )
-    space = Space("ofa_resnet50", (32,), stages)
+    space = Space.of_stages("ofa_resnet50", (32,), stages)
     return ResNet(space=space, stem_width=3, in_channels=3, classes=5)
 
 
@@ -169,7 +168,7 @@ def test_foreign_archs_are_refused() -> None:
     for use in (supernet.extract, lambda a: supernet(torch.zeros((1, 3, 28, 28)), a)):
         with pytest.raises(InputError, match="ofa_mbv3"):
             use(arch)
-    odd = dataclasses.replace(supernet.space.smallest(), resolution=33)
+    odd = supernet.space.smallest().at(33)
     assert supernet.extract(odd).eval()(torch.zeros((1, 3, 33, 33))).shape == (1, 10)
 
 

@@ -10,7 +10,7 @@ from onceforall.space import Arch, Space, Stage
 from onceforall.tables import Place, Table, evaluate
 
 # widths differ within and between stages; depth 1 is a choice in one stage only
-SPACE = Space(
+SPACE = Space.of_stages(
     "toy",
     (16, 24),
     (
@@ -67,7 +67,7 @@ def test_every_arch_of_a_space(reduce, join, archs):
 @pytest.mark.parametrize("reduce", ["sum", "max"])
 def test_restricted_to_a_part_of_the_space(reduce, archs):
     table = Table.build(SPACE, block_value, fixed_value, reduce)
-    part = Space(
+    part = Space.of_stages(
         "toy",
         (24,),
         (
@@ -82,7 +82,7 @@ def test_restricted_to_a_part_of_the_space(reduce, archs):
     np.testing.assert_allclose(small(part.encode(inside)), table(SPACE.encode(inside)), rtol=1e-12)
     assert small.minimum()[1] in part
     with pytest.raises(InputError, match="resolution 32"):
-        table.restrict(Space("toy", (32,), SPACE.stages))
+        table.restrict(Space.of_stages("toy", (32,), SPACE.stages))
 
 
 def test_several_tables_in_one_pass(archs):
@@ -126,11 +126,12 @@ def test_file_round_trip(tmp_path: Path, archs):
         ("format", "another", "format"),
         ("version", 99, "version"),
         ("reduce", "mean", "reduce"),
-        ("fixed", [[1.0]], "do not fit"),
-        ("fixed", [["x"] * 3] * 2, "could not convert"),
-        ("stages", [], "do not fit"),
-        ("stages", [{"depth": [1]}], "Stage"),
-        ("resolution", None, "not iterable"),
+        ("factors", [], "no factors"),
+        ("factors", [{"genes": ["resolution"], "values": [1.0], "present": []}], "do not fit"),
+        ("factors", [{"genes": [], "values": "x", "present": []}], "could not convert"),
+        ("factors", [{"genes": ["colour"], "values": [1.0], "present": []}], "no gene 'colour'"),
+        ("space", {"family": "toy", "resolution": [16], "stages": [{"depth": [1]}]}, "Stage"),
+        ("space", None, "not iterable"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, field, value, said):
@@ -141,6 +142,42 @@ def test_a_broken_file_is_named(tmp_path: Path, field, value, said):
     del data[field]
     with pytest.raises(InputError, match=r"latency\.json"):
         Table.from_dict(data, "latency.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("fixed", [[1.0]], "do not fit"),
+        ("fixed", [["x"] * 3] * 2, "could not convert"),
+        ("stages", [], "not made of stages"),
+        ("stages", [{"depth": [1]}], "Stage"),
+        ("resolution", None, "not iterable"),
+        ("version", 1, ""),
+    ],
+)
+def test_files_of_the_first_version(field, value, said, archs):
+    """They had blocks in lists of lists, each with an axis for the widths before, and the rest."""
+    table = Table.build(SPACE, block_value, fixed_value, "max", "noise", "ms")
+    arrays = iter(table.factors)
+    blocks = [
+        [
+            next(arrays).values.tolist()
+            if s > 0 and b == 0
+            else next(arrays).values[:, None].tolist()
+            for b in range(stage.blocks)
+        ]
+        for s, stage in enumerate(SPACE.stages)
+    ]
+    data = {"format": "onceforall.table", "version": 1, "name": "noise", "unit": "ms"}
+    data |= {"reduce": "max", "blocks": blocks, "fixed": next(arrays).values.tolist()}
+    data |= SPACE.to_dict() | {field: value}
+    if said:
+        with pytest.raises(InputError, match=said):
+            Table.from_dict(data, "latency.json")
+    else:
+        again = Table.from_dict(data, "latency.json")
+        population = SPACE.encode(archs)
+        np.testing.assert_array_equal(again(population), table(population))
 
 
 def test_no_number_is_missing():

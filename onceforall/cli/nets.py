@@ -63,7 +63,7 @@ def describe(net: str, resolution: int | None = None) -> StaticNetwork:
         )
     if resolution is None:
         return found
-    return formats.StaticNetwork(found.family, replace(found.arch, resolution=resolution))
+    return formats.StaticNetwork(found.family, found.arch.at(resolution))
 
 
 def _of_family(net: str) -> StaticNetwork:

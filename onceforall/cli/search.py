@@ -359,8 +359,8 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     if space.family in families.names():
         family = families.get(space.family)
         for resolution in wanted:
-            check_resolution(family, replace(family.space.smallest(), resolution=resolution))
-    return replace(space, resolution=wanted)
+            check_resolution(family, family.space.smallest().at(resolution))
+    return space.at(wanted)
 
 
 def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None]) -> str:
@@ -372,7 +372,7 @@ def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None])
         try:
             for path in named:
                 if path is not None:
-                    _loaded(path, replace(space, resolution=left))
+                    _loaded(path, space.at(left))
         except ResolutionError as other:
             left = tuple(r for r in left if r in other.known)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from onceforall.costs.network import Cost, layer_cost
@@ -66,7 +65,7 @@ def layer_table(
     """The table of a number that each layer has by itself: `value(layer, input shape)`."""
     space = family.space
     if resolutions is not None:
-        space = replace(space, resolution=tuple(sorted(resolutions)))
+        space = space.at(tuple(sorted(resolutions)))
     sizes = _Sizes(family)
     join = sum if reduce == "sum" else max
 

@@ -23,7 +23,7 @@ from onceforall.layers import (
     MBConv,
     ResidualConv,
 )
-from onceforall.space import Arch, Space, Stage
+from onceforall.space import Arch, Block, Space, Stage
 
 NAME = "fixed"
 KINDS: dict[str, type[nn.Module]] = {
@@ -123,8 +123,9 @@ def fixed(
         if expand is None:
             expand = block["hidden"] / block["in_channels"]
         stages.append(Stage((1,), (block["kernel"],), (expand,), (block["out_channels"],)))
-    space = Space(NAME, tuple(resolutions), tuple(stages))
-    space.largest()  # refuses kernels and widths that no arch can have
+    space = Space.of_stages(NAME, tuple(resolutions), tuple(stages))
+    only = [(Block(s.kernel[0], s.expand[0], s.width[0]),) for s in stages]
+    Arch.of_stages(NAME, space.resolution[-1], tuple(only))  # refuses what no arch can have
     return Fixed(made, space, in_channels, classes, momentum)
 
 

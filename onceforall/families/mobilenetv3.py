@@ -55,7 +55,7 @@ def imagenet(
     )
     stages = (Stage((2, 3, 4), (3, 5, 7), (3, 4, 6), (width,)) for width in widths)
     return MobileNetV3(
-        space=Space(name, tuple(resolutions), tuple(stages)),
+        space=Space.of_stages(name, tuple(resolutions), tuple(stages)),
         stem_channels=stem,
         stem_width=first,
         strides=(2, 2, 2, 1, 2),
@@ -81,7 +81,7 @@ def mini(
         raise InputError(f"{name}: resolutions: {min(resolutions)} is below 8 pixels")
     widths = (16, 24, 40)
     return MobileNetV3(
-        space=Space(
+        space=Space.of_stages(
             name,
             tuple(sorted(resolutions)),
             tuple(Stage((1, 2, 3), (3, 5), (2, 3, 4), (width,)) for width in widths),

@@ -50,7 +50,7 @@ def imagenet(
     stages = [Stage((2, 3, 4), (3, 5, 7), (3, 4, 6), (width,)) for width in widths]
     stages.append(Stage((1,), (3, 5, 7), (3, 4, 6), (last,)))
     return ProxylessNAS(
-        space=Space(name, tuple(resolutions), tuple(stages)),
+        space=Space.of_stages(name, tuple(resolutions), tuple(stages)),
         stem_channels=stem,
         stem_width=first,
         strides=(2, 2, 2, 1, 2, 1),

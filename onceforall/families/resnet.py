@@ -91,7 +91,7 @@ def imagenet(
             )
         )
     return ResNet(
-        space=Space(name, tuple(resolutions), tuple(stages)),
+        space=Space.of_stages(name, tuple(resolutions), tuple(stages)),
         stem_width=in_channels,
         in_channels=in_channels,
         classes=classes,

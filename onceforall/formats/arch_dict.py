@@ -51,7 +51,7 @@ def from_arch_dict(
     size = _resolution(given, resolution)
     stages = _resnet(given, space) if family == RESNET else _mobile(given, space)
     given.done()
-    arch = Arch(family, size, stages)
+    arch = Arch.of_stages(family, size, stages)
     try:
         space.check(arch, resolution=False)
     except InputError as error:

@@ -68,7 +68,7 @@ def from_subnet(data: Any, where: str = "sub-network") -> Subnet:
     chosen = {}
     for key, value in data.items():
         if not isinstance(value, dict) or list(value) != ["chosen"]:
-            raise InputError(f"{where}: {key}: {shown(value)} is not of the form {{chosen: value}}")
+            raise InputError(f"{where}: {shown(key)}: {shown(value)} is not of the form {{chosen: value}}")
         chosen[str(key)] = value["chosen"]
     for key in _keys():
         if key not in chosen:
@@ -169,7 +169,7 @@ def _arch(chosen: dict[str, Any], where: str) -> Arch:
             blocks.append(Block(kernel, expand, width))
             width_in = width
         stages.append(tuple(blocks))
-    return Arch(FAMILY, _resolution(chosen["input_shape"], where), tuple(stages))
+    return Arch.of_stages(FAMILY, _resolution(chosen["input_shape"], where), tuple(stages))
 
 
 def _check_se(ratio: Any, expand: float, width_in: int, at: str, k: int, where: str) -> None:

@@ -384,7 +384,7 @@ def _arch(family: Family, layers: dict[str, Layer], resolution: int) -> Arch | N
     if blocks:
         return None
     try:
-        arch = Arch(family.name, resolution, tuple(stages))
+        arch = Arch.of_stages(family.name, resolution, tuple(stages))
         family.space.check(arch, resolution=False)
     except InputError:
         return None

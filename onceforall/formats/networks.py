@@ -53,7 +53,7 @@ def read_network(
     else:
         found = _of_text(read_text(path), path, resolution, family)
     if resolution is not None:
-        arch = Arch(found.arch.family, resolution, found.arch.stages)
+        arch = found.arch.at(resolution)
         found = StaticNetwork(found.family, arch)
     return found
 

@@ -61,7 +61,7 @@ def read_weights(path: Path, family: Family, arch: Arch) -> nn.Sequential:
         _same_family(supernet.family, family, path)
         return supernet.extract(arch).eval()
     network, own, _ = weights.load_network(path)
-    if own.family != arch.family or own.stages != arch.stages:
+    if own.family != arch.family or own.at(arch.resolution) != arch:
         raise InputError(f"{path}: holds {own}, not {arch}")
     return network
 

@@ -15,11 +15,9 @@ from onceforall.predictors.base import (
     Prediction,
     Predictor,
     Report,
-    check_part,
     kind_of,
     read,
     report_of,
-    space_from_dict,
 )
 from onceforall.predictors.inputs import likely_covariates
 from onceforall.predictors.labelling import choose, stalled
@@ -69,13 +67,13 @@ def load(path: Path | str, space: Space | None = None, *, prior: bool = False) -
         return authors if space is None else published.Perceptron(space, authors.layers)
     head, arrays = read(path)
     try:
-        known = space_from_dict(head["space"])
+        known = Space.from_dict(head["space"])
         try:
             kind = kind_of(head["kind"])
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         if space is not None:
-            check_part(space, known, str(path))
+            space.check_part(known, str(path))
         predictor = kind.restore(space or known, head["data"], arrays)
         predictor.report = report_of(head["report"])
     except (KeyError, TypeError, IndexError, AttributeError) as error:

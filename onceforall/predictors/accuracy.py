@@ -24,13 +24,19 @@ from onceforall.predictors.base import (
     prefixed,
     under,
 )
-from onceforall.predictors.features import Features, Groups, outside, range_of
+from onceforall.predictors.features import OTHERS, Features, Groups, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
 from onceforall.predictors.inputs import LEVEL_SCALE, Inputs, covariate_of
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
-SUMS = {"depth": -4.5, "kernel": -4.5, "expand": -4.0, "width": -4.5}  # linear, with centres
+SUMS = {
+    "depth": -4.5,
+    "kernel": -4.5,
+    "expand": -4.0,
+    "width": -4.5,
+    OTHERS: -4.5,
+}  # linear, with centres
 LINEAR, CENTRES = ("blocks", *SUMS), (-4.0, *SUMS.values())
 CANDIDATES: dict[str, Kernel] = {
     "blocks at a size": Kernel(

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from onceforall import files
 from onceforall.errors import InputError, choices
-from onceforall.space import Population, Space, Stage
+from onceforall.space import Population, Space
 
 if TYPE_CHECKING:
     from onceforall.records import Labels
@@ -144,7 +144,7 @@ class Predictor(ABC):
         Raises:
             InputError: the space has an arch that the predictor's has not.
         """
-        check_part(space, self.space, self.metric)
+        space.check_part(self.space, self.metric)
         other = type(self).restore(space, *self.state())
         other.report = self.report
         return other
@@ -156,7 +156,7 @@ class Predictor(ABC):
             "format": FORMAT,
             "version": VERSION,
             "kind": self.kind,
-            "space": space_to_dict(self.space),
+            "space": self.space.to_dict(),
             "report": None if self.report is None else self.report.to_dict(),
             "data": data,
         }
@@ -218,38 +218,6 @@ def report_of(data: Mapping[str, Any] | None) -> Report | None:
         return None
     known = {k: float("nan") if v is None else v for k, v in data.items()}
     return Report(**known)  # type: ignore[arg-type]
-
-
-def space_to_dict(space: Space) -> dict[str, Any]:
-    """Plain data for JSON; `space_from_dict` reads it."""
-    return {
-        "family": space.family,
-        "resolution": list(space.resolution),
-        "stages": [asdict(stage) for stage in space.stages],
-    }
-
-
-def space_from_dict(data: Mapping[str, Any]) -> Space:
-    stages = tuple(Stage(**{k: tuple(v) for k, v in s.items()}) for s in data["stages"])
-    return Space(data["family"], tuple(data["resolution"]), stages)
-
-
-def check_part(space: Space, known: Space, where: str) -> None:
-    """Refuses a space that has an arch that `known` has not, at any resolution."""
-    if space.family != known.family:
-        raise InputError(f"{where}: is for {known.family}, not for {space.family}")
-    if len(space.stages) != len(known.stages):
-        raise InputError(
-            f"{where}: is for {len(known.stages)} stages; the space has {len(space.stages)}"
-        )
-    for s, (part, whole) in enumerate(zip(space.stages, known.stages, strict=True)):
-        for name in ("depth", "kernel", "expand", "width"):
-            new = [v for v in getattr(part, name) if v not in getattr(whole, name)]
-            if new:
-                raise InputError(
-                    f"{where}: is for another space of {known.family}: stage {s + 1} {name}"
-                    f" {new[0]} is not in it; it has {choices(getattr(whole, name))}"
-                )
 
 
 def held_out(mean: Floats, std: Floats | None, values: Floats, n_train: int) -> Report:

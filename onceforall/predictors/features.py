@@ -8,7 +8,7 @@ scale does not depend on which few records there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.errors import InputError
-from onceforall.predictors.base import check_part
 from onceforall.predictors.physics import Terms
 from onceforall.space import GENE, Population, Space
+from onceforall.space.genes import RESOLUTION
+from onceforall.space.stages import KINDS, block_gene, stage_gene
 
 if TYPE_CHECKING:
     from onceforall.tables import Table
@@ -31,18 +32,21 @@ UNSCALED = ("blocks",)  # indicators: a block that is rare has no greater effect
 _SPREAD_SAMPLE = 1000  # random archs that the scales are taken from
 
 
-RANGED = ("size", "resolution", "depth", "kernel", "expand", "width")
+UNRANGED = ("blocks", "stage_macs")  # do not say whether an arch is far from all others
+OTHERS = "genes"  # the group of all kinds but those of convolutional blocks
+LOGS = ("width",)  # kinds of genes whose logarithm counts; of all resolutions it does
 Range = dict[str, Floats]  # group -> (2, features): least and greatest of the archs learnt from
 
 
 def range_of(groups: Groups) -> Range:
     """The range of the groups that say whether an arch is far from all others."""
-    return {k: np.stack([groups[k].min(0), groups[k].max(0)]) for k in RANGED if k in groups}
+    said = [k for k in groups if k not in UNRANGED]
+    return {k: np.stack([groups[k].min(0), groups[k].max(0)]) for k in said}
 
 
 def outside(groups: Groups, known: Range) -> NDArray[np.bool_]:
     """(n,) whether an arch is outside the range in any feature."""
-    out = np.zeros(len(groups["resolution"]), bool)
+    out = np.zeros(len(next(iter(groups.values()))), bool)
     for name, (low, high) in known.items():
         out |= ((groups[name] < low - 1e-6) | (groups[name] > high + 1e-6)).any(1)
     return out
@@ -72,14 +76,14 @@ class Features:
         """The population as one of `whole`; its resolution genes are those of `space`."""
         if self._same:
             return population
-        mine = {(g.kind, g.stage, g.position): i for i, g in enumerate(self.space.genes)}
         out = np.zeros((len(population), len(self.whole.genes)), GENE)
-        out[:, 0] = population[:, 0]
-        for column, gene in enumerate(self.whole.genes[1:], 1):
-            source = mine.get((gene.kind, gene.stage, gene.position))
-            if source is not None:
-                values = self.space.genes[source].values
-                index = np.array([gene.values.index(v) for v in values], GENE)
+        for source, gene in enumerate(self.space.genes):
+            column = self.whole.column(gene.name)
+            values = self.whole.genes[column].values
+            if gene.name == RESOLUTION:
+                out[:, column] = population[:, source]
+            else:
+                index = np.array([values.index(v) for v in gene.values], GENE)
                 out[:, column] = index[population[:, source]]
         return out
 
@@ -91,10 +95,9 @@ class Features:
         inner = self.translate(population)
         one = np.ones(len(population))
         if self._tables is None:
-            depths = [self.whole.depth(inner, s) for s in range(len(self.whole.stages))]
-            work = np.exp(_raw(self.whole, None, inner, self._resolution)["size"][:, 0])
-            pixels = self._resolution[inner[:, 0]] ** 2
-            return _terms([one, np.sum(depths, 0)], (0.1, 0.9), [work, pixels], (0.8, 0.2))
+            places, work = _work(self.whole, inner)
+            pixels = _sizes(self.whole, self._resolution, inner) ** 2
+            return _terms([one, places], (0.1, 0.9), [work * pixels, pixels], (0.8, 0.2))
         from onceforall.tables import evaluate
 
         tables = self._tables
@@ -112,7 +115,7 @@ class Features:
     @classmethod
     def of(cls, space: Space, population: Population) -> Features:
         """The features that are learnt from these archs of the space."""
-        learnt = np.unique(population[:, 0])
+        learnt = np.unique(population[:, 0]) if space.scaled else ()
         return cls(space, space, tuple(space.resolution[i] for i in learnt))
 
     def on(self, space: Space) -> Features:
@@ -121,7 +124,8 @@ class Features:
 
     @cached_property
     def _same(self) -> bool:
-        return self.whole.stages == self.space.stages
+        own, whole = (s.genes[1:] if s.scaled else s.genes for s in (self.space, self.whole))
+        return own == whole
 
     @cached_property
     def _resolution(self) -> Floats:
@@ -136,7 +140,8 @@ class Features:
         """Mean and spread of each feature over random archs at the resolutions learnt from."""
         rng = np.random.default_rng(0)
         population = self.whole.sample(rng, _SPREAD_SAMPLE)
-        population[:, 0] = rng.integers(0, len(self.resolutions), _SPREAD_SAMPLE)
+        if self.whole.scaled:
+            population[:, 0] = rng.integers(0, len(self.resolutions), _SPREAD_SAMPLE)
         sizes = np.array(self.resolutions, float)
         raw = _raw(self.whole, cost_tables(self.whole, self.resolutions), population, sizes)
         scales = {}
@@ -185,14 +190,14 @@ def cost_tables(space: Space, resolutions: tuple[int, ...]) -> CostTables | None
 
     try:
         family = families.get(space.family)
-        check_part(space, family.space, "costs")
-        whole = replace(family.space, resolution=tuple(resolutions))
+        space.check_part(family.space, "costs")
+        whole = family.space.at(tuple(resolutions))
 
         def table(rows: Callable[[Any], float]) -> Table:
             made = layer_table(
                 family, lambda layer, shape: rows(whole_cost(layer, shape)), "sum", resolutions
             )
-            return made.restrict(replace(space, resolution=whole.resolution))
+            return made.restrict(space.at(whole.resolution))
 
         macs = table(lambda cost: cost.macs)
         return CostTables(
@@ -212,52 +217,40 @@ def cost_tables(space: Space, resolutions: tuple[int, ...]) -> CostTables | None
 
 def _of_stage(table: Table, stage: int) -> Table:
     """The table with all but one stage set to 0."""
-    blocks = tuple(
-        tuple(b if s == stage else np.zeros_like(b) for b in of_stage)
-        for s, of_stage in enumerate(table.blocks)
+    blocks = range(table.space.stages[stage].blocks)
+    own = {block_gene(stage, b, "kernel") for b in blocks}
+    return table.with_values(
+        [f.values if own & set(f.genes) else np.zeros_like(f.values) for f in table.factors]
     )
-    return replace(table, blocks=blocks, fixed=np.zeros_like(table.fixed))
 
 
 def _raw(space: Space, tables: CostTables | None, population: Population, sizes: Floats) -> Groups:
-    """The groups before scaling; `sizes` are the resolutions that the genes name, in pixels."""
-    n = len(population)
+    """The groups before scaling: one for each kind of gene, of how much there is of it, one of
+    indicators of all choices, and of sizes. `sizes` are the resolutions that the genes name, in
+    pixels."""
     active = space.active(population)
-    resolution = sizes[population[:, 0]]
-    groups: dict[str, list[Floats]] = {
-        "resolution": [np.log(resolution)],
-        "depth": [],
-        "kernel": [],
-        "expand": [],
-        "width": [],
-        "blocks": [],
-    }
-    work = np.zeros(n)  # stands for MACs where the family cannot be built
-    for s, stage in enumerate(space.stages):
-        width = np.array(stage.width, float)[space.width(population, s)]
-        if len(stage.width) > 1:
-            groups["width"].append(np.log(width))
-        if len(stage.depth) > 1:
-            groups["depth"].append(space.depth(population, s).astype(float))
-        kernels, expands = np.zeros(n), np.zeros(n)
-        for b in range(stage.blocks):
-            there = space.depth(population, s) > b
-            kernel, expand = space.block(population, s, b)
-            kernels += there * np.array(stage.kernel, float)[kernel]
-            expands += there * np.array(stage.expand, float)[expand]
-        work += expands * width**2
-        if len(stage.kernel) > 1:
-            groups["kernel"].append(kernels)
-        if len(stage.expand) > 1:
-            groups["expand"].append(expands)
-    for column, gene in enumerate(space.genes[1:], 1):
-        if len(gene.values) > 1:
-            for choice in range(len(gene.values)):
-                groups["blocks"].append(
-                    ((population[:, column] == choice) & active[:, column]).astype(float)
-                )
+    resolution = _sizes(space, sizes, population)
+    groups: dict[str, list[Floats]] = {RESOLUTION: [np.log(resolution)]} if space.scaled else {}
+    groups |= {kind: [] for kind in KINDS}
+    own = range(1 if space.scaled else 0, len(space.genes))
+    for columns in _siblings(space, own):
+        gene = space.genes[columns[0]]
+        if len(gene.values) == 1 or gene.is_text:
+            continue
+        total = np.zeros(len(population))
+        for column in columns:
+            values = np.array(space.genes[column].values, float)
+            total += active[:, column] * values[population[:, column]]
+        name = gene.kind if gene.kind in KINDS else OTHERS
+        groups.setdefault(name, []).append(np.log(total) if gene.kind in LOGS else total)
+    groups["blocks"] = [
+        ((population[:, column] == choice) & active[:, column]).astype(float)
+        for column in own
+        if len(space.genes[column].values) > 1
+        for choice in range(len(space.genes[column].values))
+    ]
     if tables is None:
-        groups["size"] = [np.log(work * resolution**2)]
+        groups["size"] = [np.log(_work(space, population)[1] * resolution**2)]
     else:
         from onceforall.tables import evaluate
 
@@ -267,3 +260,45 @@ def _raw(space: Space, tables: CostTables | None, population: Population, sizes:
         groups["size"] = list(np.log(values[:3]))
         groups["stage_macs"] = list(np.log(values[3:]))
     return {name: np.stack(columns, 1) for name, columns in groups.items() if columns}
+
+
+def _siblings(space: Space, columns: Iterable[int]) -> list[list[int]]:
+    """Genes that are one feature, the sum over those that are there: of one kind, in places side
+    by side, such as the kernels of a stage's blocks, or all that come and go with a depth."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for column in columns:
+        gene = space.genes[column]
+        outer, inside, _ = gene.place.rpartition(".")
+        beside = inside or gene.present
+        found.setdefault((gene.kind, outer) if beside else (gene.name,), []).append(column)
+    return list(found.values())
+
+
+def _sizes(space: Space, sizes: Floats, population: Population) -> Floats:
+    """(n,) the resolutions, pixels; 1 where they are no gene."""
+    return sizes[population[:, 0]] if space.scaled else np.ones(len(population))
+
+
+def _work(space: Space, population: Population) -> tuple[Floats, Floats]:
+    """(n,) places that are there, and (n,) what stands for their MACs a pixel where the family
+    cannot be built: of convolutional blocks expand * width^2, of others the product of numbers."""
+    active = space.active(population)
+    number, work = np.zeros(len(population)), np.zeros(len(population))
+    if space.staged:
+        for s, stage in enumerate(space.stages):
+            expands = np.zeros(len(population))
+            for b in range(stage.blocks):
+                name = block_gene(s, b, "expand")
+                there = active[:, space.column(name)]
+                expands += there * space.values(name, population)
+                number += there
+            work += expands * space.values(stage_gene(s, "width"), population).astype(float) ** 2
+        return number, work
+    for columns in space.places[1 if space.scaled else 0 :]:
+        numbers = [c for c in columns if not space.genes[c].is_text]
+        part = active[:, columns[0]].astype(float)
+        number += part
+        for c in numbers:
+            part = part * np.abs(space.values(space.genes[c].name, population).astype(float))
+        work += part if numbers else 0.0
+    return number, np.maximum(work, 1e-9)

@@ -17,8 +17,6 @@ from onceforall.predictors.base import (
     Predictor,
     kind_of,
     prefixed,
-    space_from_dict,
-    space_to_dict,
     under,
 )
 from onceforall.predictors.features import Features, Groups
@@ -115,7 +113,7 @@ class Inputs:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         data: dict[str, Any] = {
-            "space": space_to_dict(self.features.whole),
+            "space": self.features.whole.to_dict(),
             "covariates": [[c.name, c.levels, c.shares] for c in self.covariates],
         }
         arrays: dict[str, NDArray[Any]] = {"population": self.population}
@@ -128,7 +126,7 @@ class Inputs:
 
     @classmethod
     def restore(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Inputs:
-        space, prior, scale = space_from_dict(data["space"]), None, (0.0, 1.0)
+        space, prior, scale = Space.from_dict(data["space"]), None, (0.0, 1.0)
         if "prior" in data:
             told = data["prior"]
             prior = kind_of(told["kind"]).restore(space, told["data"], under("prior.", arrays))

@@ -24,12 +24,10 @@ from onceforall.predictors.base import (
     check_enough,
     cross_validated,
     prefixed,
-    space_from_dict,
-    space_to_dict,
     under,
 )
 from onceforall.predictors.drift import Drift
-from onceforall.predictors.features import Features, Groups, outside, range_of
+from onceforall.predictors.features import OTHERS, Features, Groups, outside, range_of
 from onceforall.predictors.gp import GP, Kernel
 from onceforall.predictors.laws import Law, Seen, averaged, slopes, weighed
 from onceforall.predictors.physics import Physics
@@ -38,7 +36,7 @@ from onceforall.space import Population, Space
 
 ORDER = "order"  # the covariate and column that says when a record was measured
 SLOPES = "physics"  # the group of the physical parameters: the process may move them
-SUMS = ("depth", "kernel", "expand", "width", "stage_macs")
+SUMS = ("depth", "kernel", "expand", "width", OTHERS, "stage_macs")
 KERNEL = Kernel(
     ("blocks", SLOPES),
     ((("size", "resolution"),), (("size", "resolution", *SUMS),)),
@@ -129,7 +127,7 @@ class Latency(Predictor):
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         data: dict[str, Any] = {
-            "space": space_to_dict(self.features.whole),
+            "space": self.features.whole.to_dict(),
             "metric": self.metric,
             "unit": self.unit,
             "spread": self.spread,
@@ -157,7 +155,7 @@ class Latency(Predictor):
     def restore(
         cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> Self:
-        whole = space_from_dict(data["space"])
+        whole = Space.from_dict(data["space"])
         population = arrays["population"]
         features = Features.of(whole, population)
         laws = []

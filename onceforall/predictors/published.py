@@ -13,7 +13,6 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -23,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from onceforall import files
 from onceforall.errors import InputError, choices
 from onceforall.predictors.base import Prediction, Predictor
-from onceforall.space import Population, ResolutionError, Space, Stage
+from onceforall.space import Population, ResolutionError, Space, Stage, Value
+from onceforall.space.stages import block_gene, stage_gene
 from onceforall.tables import Place, Table
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def pixel1(path: Path) -> Table:
     blocks and a last block."""
     values = _means(path)
     stages = [(24, 112, 2), (40, 56, 2), (80, 28, 2), (96, 14, 1), (192, 14, 2), (320, 7, 1)]
-    space = Space(
+    space = Space.of_stages(
         PIXEL1_FAMILY,
         (224,),
         tuple(
@@ -238,13 +238,12 @@ def _of_layers(
             return known[wanted]
 
         tables.append(layer_table(made, value, "sum", (resolution,), name, "ms"))
-    blocks = tuple(
-        tuple(np.concatenate(same) for same in zip(*stage, strict=True))
-        for stage in zip(*(table.blocks for table in tables), strict=True)
-    )
-    fixed = np.concatenate([table.fixed for table in tables])
-    space = replace(made.space, resolution=tuple(resolutions))
-    return Table(space, blocks, fixed, "sum", name, "ms")
+    arrays = [
+        np.concatenate([factor.values for factor in same])
+        for same in zip(*(table.factors for table in tables), strict=True)
+    ]
+    space = made.space.at(tuple(resolutions))
+    return Table.of_blocks(space, arrays, "sum", name, "ms")
 
 
 def _hwc(shape: Shape) -> str:
@@ -378,7 +377,7 @@ def _own_space(inputs: int) -> Space:
     from onceforall import families
 
     name, sizes = _MADE_FOR[inputs]
-    return replace(families.get(name).space, resolution=sizes)
+    return families.get(name).space.at(sizes)
 
 
 MBV3_SIZES = tuple(range(112, 225, 16))
@@ -393,11 +392,11 @@ def _mbv3_code(space: Space) -> tuple[Code, int]:
     if len(space.stages) != 5 or any(stage.blocks > 4 for stage in space.stages):
         raise InputError(f"the authors' predictor is for 5 stages of 4 blocks, not {space.family}")
     code = [(0, _sizes(space, MBV3_SIZES, 120))]
-    for column, gene in enumerate(space.genes):
-        if gene.kind in ("kernel", "expand"):
-            known, start = ((3, 5, 7), 0) if gene.kind == "kernel" else ((3, 4, 6), 60)
-            start += 3 * (4 * gene.stage + gene.position)
-            code.append((column, _positions(space, gene.kind, gene.values, known, start)))
+    for s, stage in enumerate(space.stages):
+        for b in range(stage.blocks):
+            at = 3 * (4 * s + b)
+            code.append(_coded(space, block_gene(s, b, "kernel"), (3, 5, 7), at))
+            code.append(_coded(space, block_gene(s, b, "expand"), (3, 4, 6), 60 + at))
     return code, 160
 
 
@@ -410,20 +409,25 @@ def _resnet_code(space: Space) -> tuple[Code, int]:
     widths += [(664, 816, 1024), (1328, 1640, 2048)]
     first = {2: 0, 3: 4, 4: 8, 5: 14}  # block of a stage, counted over stages at full depth
     code = [(0, _sizes(space, RESNET_SIZES, 0))]
-    for column, gene in enumerate(space.genes):
-        if gene.kind == "depth" and gene.stage == 0:
-            code.append((column, _positions(space, "depth", gene.values, (1, 2), 8)))
-        elif gene.kind == "width":
-            at = _positions(space, "width", gene.values, widths[gene.stage], 10 + 3 * gene.stage)
-            if gene.stage == 0:
-                at = np.where(at == 11, 12, at)  # 24, 24, 32
-            code.append((column, at))
-        elif gene.kind == "expand" and gene.stage > 1:
-            start = 28 + 3 * (first[gene.stage] + gene.position)
-            code.append(
-                (column, _positions(space, "expand", gene.values, (0.2, 0.25, 0.35), start))
-            )
+    for s, stage in enumerate(space.stages):
+        column, at = _coded(space, stage_gene(s, "width"), widths[s], 10 + 3 * s)
+        if s == 0:
+            at = np.where(at == 11, 12, at)  # 24, 24, 32
+        code.append((column, at))
+        if s == 0:
+            code.append(_coded(space, stage_gene(s, "depth"), (1, 2), 8))
+        for b in range(stage.blocks) if s > 1 else ():
+            start = 28 + 3 * (first[s] + b)
+            code.append(_coded(space, block_gene(s, b, "expand"), (0.2, 0.25, 0.35), start))
     return code, 0
+
+
+def _coded(
+    space: Space, name: str, known: tuple[float, ...], start: int
+) -> tuple[int, NDArray[np.intp]]:
+    column = space.column(name)
+    gene = space.genes[column]
+    return column, _positions(space, gene.kind, gene.values, known, start)
 
 
 _CODES: dict[int, Callable[[Space], tuple[Code, int]]] = {128: _mbv3_code, 82: _resnet_code}
@@ -437,7 +441,7 @@ def _sizes(space: Space, known: tuple[int, ...], start: int) -> NDArray[np.intp]
 
 
 def _positions(
-    space: Space, kind: str, values: tuple[float, ...], known: tuple[float, ...], start: int
+    space: Space, kind: str, values: tuple[Value, ...], known: tuple[float, ...], start: int
 ) -> NDArray[np.intp]:
     for value in values:
         if value not in known:

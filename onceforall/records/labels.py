@@ -54,11 +54,13 @@ class Labels:
 
     def at_own_resolutions(self) -> Labels:
         """The same labels of a space that has no other resolutions than theirs."""
+        if not self.space.scaled:
+            return self
         used, index = np.unique(self.population[:, 0], return_inverse=True)
         population = self.population.copy()
         population[:, 0] = index.reshape(-1)
         sizes = tuple(self.space.resolution[i] for i in used)
-        return replace(self, space=replace(self.space, resolution=sizes), population=population)
+        return replace(self, space=self.space.at(sizes), population=population)
 
 
 def read_labels(

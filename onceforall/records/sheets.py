@@ -23,6 +23,8 @@ from onceforall import files
 from onceforall.errors import InputError, choices
 from onceforall.records.record import read_jsonl
 from onceforall.space import GENE, Arch, Population, Space
+from onceforall.space.genes import RESOLUTION
+from onceforall.space.stages import block_gene, stage_gene
 
 DIGITS = ("kernel_sizes", "expand_ratios", "depths", "resolution")
 ARCH = "arch"
@@ -106,7 +108,7 @@ def read_archs(path: Path, space: Space, metric: str | None = None) -> Sheet:
 
 def as_digits(space: Space) -> bool:
     """Whether the archs of a space can be written as digit strings."""
-    return all(
+    return space.staged and all(
         len(stage.width) == 1
         and all(v == int(v) and 0 <= v <= 9 for v in stage.depth + stage.kernel + stage.expand)
         for stage in space.stages
@@ -120,13 +122,12 @@ def arch_columns(space: Space, population: Population) -> dict[str, list[str]]:
     kernels, expands, depths = [], [], []
     whole = space.canonical(population)
     for s, stage in enumerate(space.stages):
-        depths.append(space.depth(whole, s))
+        depths.append(space.values(stage_gene(s, "depth"), whole))
         for b in range(stage.blocks):
-            kernel, expand = space.block(whole, s, b)
-            kernels.append(np.array(stage.kernel)[kernel])
-            expands.append(np.array(stage.expand, int)[expand])
+            kernels.append(space.values(block_gene(s, b, "kernel"), whole))
+            expands.append(space.values(block_gene(s, b, "expand"), whole))
     texts = [_joined(kernels), _joined(expands), _joined(depths)]
-    resolution = np.array(space.resolution)[whole[:, 0]]
+    resolution = space.values(RESOLUTION, whole)
     return dict(zip(DIGITS, [*texts, [str(r) for r in resolution]], strict=True))
 
 
@@ -221,7 +222,7 @@ def _of_texts(
             space.check(archs[-1], resolution=False)
         except InputError as error:
             raise InputError(f"{path} line {line}: {ARCH}: {error}") from None
-    whole = with_resolutions(space, [a.resolution for a in archs])
+    whole = _holding(space, archs)
     return whole, whole.encode(archs)
 
 
@@ -245,25 +246,23 @@ def _of_digits(
         resolutions.append(int(text))
     whole = with_resolutions(space, resolutions)
     population = np.zeros((len(lines), len(whole.genes)), GENE)
-    population[:, 0] = np.searchsorted(whole.resolution, resolutions)
-    column, first = 1, 0
+    population[:, whole.column(RESOLUTION)] = np.searchsorted(whole.resolution, resolutions)
+    first = 0
     for s, stage in enumerate(whole.stages):
         where = f"stage {s + 1} depth"
-        population[:, column + 1] = _index(
+        population[:, whole.column(stage_gene(s, "depth"))] = _index(
             path, DIGITS[2], where, depths[:, s], stage.depth, lines, np.ones(len(lines), bool)
         )
-        column += 2
         for b in range(stage.blocks):
             there = depths[:, s] > b
-            for name, given, values in (
-                (DIGITS[0], kernels, stage.kernel),
-                (DIGITS[1], expands, stage.expand),
+            where = f"stage {s + 1} block {b + 1}"
+            for name, kind, given, values in (
+                (DIGITS[0], "kernel", kernels, stage.kernel),
+                (DIGITS[1], "expand", expands, stage.expand),
             ):
-                where = f"stage {s + 1} block {b + 1}"
-                population[:, column] = _index(
+                population[:, whole.column(block_gene(s, b, kind))] = _index(
                     path, name, where, given[:, first + b], values, lines, there
                 )
-                column += 1
         first += stage.blocks
     return whole, population
 
@@ -308,7 +307,12 @@ def _index(
 def with_resolutions(space: Space, resolutions: Sequence[int]) -> Space:
     """The space with these resolutions added to its own."""
     every = tuple(sorted({*space.resolution, *resolutions}))
-    return space if every == space.resolution else replace(space, resolution=every)
+    return space if every == space.resolution else space.at(every)
+
+
+def _holding(space: Space, archs: Sequence[Arch]) -> Space:
+    """The space with the archs' resolutions, where these are a gene, added to its own."""
+    return with_resolutions(space, [a.resolution for a in archs]) if space.scaled else space
 
 
 def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
@@ -344,7 +348,7 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
         name: np.array([row.get(name, "") for row in rows], np.str_)
         for name in dict.fromkeys(name for row in rows for name in row)
     }
-    whole = with_resolutions(space, [a.resolution for a in archs])
+    whole = _holding(space, archs)
     return Sheet(
         path,
         whole,

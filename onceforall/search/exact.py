@@ -1,8 +1,10 @@
 """Exact answers where objective and limits are tables: a mixed-integer program, by HiGHS.
 
-One program a resolution. Its variables are the blocks (position, widths, kernel, expand),
-the depth of each stage and the path of widths through the stages; everything else is
-linear in these. A maximum that must stay below a bound forbids the blocks above it.
+Its variables are one for each combination of the genes that must be chosen together (those that a
+step of variable elimination joins) and one for each of a factor's cells; everything else is linear
+in these. So formulated, the program without limits has whole solutions by itself. A maximum that
+must stay below a bound forbids the cells above it. Where all factors depend on one gene, as on the
+resolution, there is one program for each of its values.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,11 @@ from scipy.sparse import csr_array
 
 from onceforall.search.problem import Limit
 from onceforall.space import GENE, Population, Space
+from onceforall.space.elimination import Part, Plan, holds
 from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 _INSIDE = 1e-9  # share of a bound by which the solver must stay inside: beyond its tolerance
 
@@ -53,15 +56,18 @@ def solve(
 ) -> Solution:
     """The arch within the limits with the largest sum `objective` (any arch where None).
 
-    Resolutions are tried in the order of their linear relaxation's bound, and left out when it
-    is below the best arch found. The bound may stay above the arch by the share `gap`.
+    Programs are tried in the order of their linear relaxation's bound, and left out when it is
+    below the best arch found. The bound may stay above the arch by the share `gap`.
+
+    Raises:
+        InputError: too many genes depend on each other for an exact answer.
     """
-    program = _Program(space)
+    tables = [limit.value for limit in limits if isinstance(limit.value, Table)]
+    program = _Program(space, [*([objective] if objective else []), *tables])
     deadline = time.perf_counter() + seconds
-    tables = [(limit, limit.value) for limit in limits]
     relaxed: list[tuple[float, int]] = []
-    for r in range(len(space.resolution)):
-        bound = program.solve(r, objective, tables, False)[1]
+    for r in range(program.cases):
+        bound = program.solve(r, objective, limits, False)[1]
         if bound > -math.inf:
             relaxed.append((bound, r))
     best: Population | None = None
@@ -74,7 +80,7 @@ def solve(
         if left <= 0:
             finished, proven = False, max(proven, bound)
             continue
-        row, bound, done = program.solve(r, objective, tables, True, left, gap)
+        row, bound, done = program.solve(r, objective, limits, True, left, gap)
         finished = finished and done
         proven = max(proven, bound)
         if row is not None:
@@ -87,72 +93,108 @@ def solve(
 
 
 class _Program:
-    """The variables and the structure that makes them an arch; the same for every resolution."""
+    """The variables and the structure that makes them an arch; the same for every case, which is a
+    value of the gene that all factors depend on, if there is one."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, tables: Sequence[Table]) -> None:
         self._space = space
-        count = 0
-
-        def variables(*shape: int) -> NDArray[np.intp]:
-            nonlocal count
-            start, count = count, count + math.prod(shape)
-            return np.arange(start, count).reshape(shape)
-
-        self._path: list[NDArray[np.intp]] = []  # a stage: (widths before, widths)
-        self._depth: list[NDArray[np.intp]] = []  # a stage: (widths, depths)
-        self._block: list[list[NDArray[np.intp]]] = []  # (widths before or 1, widths, k, e)
-        before = 1
-        for stage in space.stages:
-            w = len(stage.width)
-            self._path.append(variables(before, w))
-            self._depth.append(variables(w, len(stage.depth)))
-            choices = (len(stage.kernel), len(stage.expand))
-            self._block.append(
-                [variables(before if b == 0 else 1, w, *choices) for b in range(stage.blocks)]
-            )
-            before = w
-        self._n = count
+        parts = [part for table in tables for part in table.parts]
+        common = set.intersection(*(set(part.genes) for part in parts)) if parts else set()
+        common -= {c for part in parts for c, _ in part.conditions}
+        self._case = min(common) if common else None
+        self.cases = 1 if self._case is None else int(space.gene_sizes[self._case])
+        self._parts = list(dict.fromkeys(self._of_case(part) for part in parts)) or [Part(())]
+        self._plan = Plan(self._parts, space.gene_sizes.tolist(), f"limits on {space.family}")
+        self._n = 0
+        self._joint = [self._variables(b.scope) for b in self._plan.buckets]
+        self._cells: list[Indices | None] = []  # a part: its own variables, an axis a gene
+        self._carrier: list[int] = []  # a part: the bucket that it is joined in; -1: none
+        for p, part in enumerate(self._parts):
+            own = self._plan.own[p] or not self._plan.reach[p]
+            self._cells.append(self._variables(part.genes) if own else None)
+            inputs = (i for i, b in enumerate(self._plan.buckets) if p in b.inputs)
+            self._carrier.append(next(inputs, -1))
         self._structure = self._equations()
 
+    def _of_case(self, part: Part) -> Part:
+        return Part(tuple(g for g in part.genes if g != self._case), part.conditions)
+
+    def _variables(self, genes: Sequence[int]) -> Indices:
+        shape = [int(self._space.gene_sizes[g]) for g in genes]
+        start, self._n = self._n, self._n + math.prod(shape)
+        return np.arange(start, self._n).reshape(shape)
+
     def _equations(self) -> LinearConstraint:
-        rows: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = [(self._path[0].ravel(), _NONE)]
-        for leaves, enters in pairwise(self._path):
-            rows += [(leaves[:, w], enters[w]) for w in range(enters.shape[0])]
-        for path, depth, blocks, stage in zip(
-            self._path, self._depth, self._block, self._space.stages, strict=True
-        ):
-            for w in range(path.shape[1]):
-                rows.append((depth[w], path[:, w]))
-                for before in range(path.shape[0]):
-                    rows.append((blocks[0][before, w].ravel(), path[before : before + 1, w]))
-                for b in range(1, stage.blocks):
-                    deep = [i for i, d in enumerate(stage.depth) if d > b]
-                    rows.append((blocks[b][0, w].ravel(), depth[w, deep]))
-        at = [np.full(len(p) + len(m), i) for i, (p, m) in enumerate(rows)]
-        signs = [np.r_[np.ones(len(p)), -np.ones(len(m))] for p, m in rows]
-        columns = [np.r_[p, m] for p, m in rows]
+        """What makes the variables one arch: sums of some are equal to sums of others, or to 1."""
+        plan, sizes = self._plan, self._plan.sizes
+        rows: list[tuple[Indices, Indices]] = []  # the second empty: equal to 1
+        for b, (bucket, joint) in enumerate(zip(plan.buckets, self._joint, strict=True)):
+            inside = _grouped(joint, bucket.scope, bucket.rest)
+            after = len(plan.parts) + b
+            user = next((i for i, u in enumerate(plan.buckets) if after in u.inputs), None)
+            if user is None:
+                rows.append((inside[0], _NONE))
+            else:
+                outside = _grouped(self._joint[user], plan.buckets[user].scope, bucket.rest)
+                rows += list(zip(inside, outside, strict=True))
+        for p, cells in enumerate(self._cells):
+            if cells is None:
+                continue
+            part, shared = plan.parts[p], plan.shared[p]
+            inside = _grouped(cells, part.genes, shared)
+            if self._carrier[p] < 0:
+                rows.append((inside[0], _NONE))
+                continue
+            scope = plan.buckets[self._carrier[p]].scope
+            joint = np.where(
+                holds(part.conditions, scope, sizes), self._joint[self._carrier[p]], -1
+            )
+            rows += list(zip(inside, _grouped(joint, scope, shared), strict=True))
+        at, signs, columns = [], [], []
+        right = np.zeros(len(rows))
+        for i, (plus, minus) in enumerate(rows):
+            right[i] = len(minus) == 0
+            minus = minus[minus >= 0]
+            at.append(np.full(len(plus) + len(minus), i))
+            signs.append(np.r_[np.ones(len(plus)), -np.ones(len(minus))])
+            columns.append(np.r_[plus, minus])
         matrix = csr_array(
             (np.concatenate(signs), (np.concatenate(at), np.concatenate(columns))),
             shape=(len(rows), self._n),
         )
-        right = np.zeros(len(rows))
-        right[0] = 1
         return LinearConstraint(matrix, right, right)
 
     def _numbers(self, table: Table, r: int) -> Floats:
-        """(variables,) what each variable adds to the table's value at a resolution."""
-        numbers = np.zeros(self._n)
-        for variables, values in zip(self._block, table.blocks, strict=True):
-            for index, value in zip(variables, values, strict=True):
-                numbers[index] = value[r]
-        numbers[self._path[-1]] = table.fixed[r]
+        """(variables,) what each variable adds to the table's value in a case."""
+        numbers = np.full(self._n, 0.0 if table.reduce == "sum" else -np.inf)
+        join = np.add if table.reduce == "sum" else np.maximum
+        for whole, values in zip(table.parts, table.arrays, strict=True):
+            part = self._of_case(whole)
+            if self._case is not None:
+                values = np.asarray(values.take(r, axis=whole.genes.index(self._case)))
+            p = self._parts.index(part)
+            cells = self._cells[p]
+            if cells is not None:
+                numbers[cells] = join(numbers[cells], values)
+                continue
+            scope = self._plan.buckets[self._carrier[p]].scope
+            there = holds(part.conditions, scope, self._plan.sizes)
+            joint = self._joint[self._carrier[p]]
+            axes = tuple(slice(None) if g in part.genes else None for g in scope)
+            kept = [g for g in part.genes if g in scope]  # others have one choice
+            values = values.reshape([self._plan.sizes[g] for g in kept])[axes]
+            there, values = (
+                np.broadcast_to(there, joint.shape),
+                np.broadcast_to(values, joint.shape),
+            )
+            numbers[joint[there]] = join(numbers[joint[there]], values[there])
         return numbers
 
     def solve(
         self,
         r: int,
         objective: Table | None,
-        limits: Sequence[tuple[Limit, object]],
+        limits: Sequence[Limit],
         integral: bool,
         seconds: float = math.inf,
         gap: float = 0.0,
@@ -161,12 +203,8 @@ class _Program:
         wanted = np.zeros(self._n) if objective is None else self._numbers(objective, r)
         allowed = np.ones(self._n)
         constraints = [self._structure]
-        parts = np.zeros(self._n, bool)
-        for stage in self._block:
-            for index in stage:
-                parts[index] = True
-        parts[self._path[-1]] = True
-        for limit, table in limits:
+        for limit in limits:
+            table = limit.value
             assert isinstance(table, Table)
             numbers = self._numbers(table, r)
             low = limit.low + _INSIDE * abs(limit.low) if limit.at_least is not None else -np.inf
@@ -176,9 +214,9 @@ class _Program:
             if table.reduce == "sum":
                 constraints.append(LinearConstraint(numbers[None], low, high))
                 continue
-            allowed[parts & (numbers > limit.high)] = 0
+            allowed[numbers > limit.high] = 0
             if limit.at_least is not None:
-                reaches = parts & (numbers >= limit.low)
+                reaches = numbers >= limit.low
                 constraints.append(LinearConstraint(reaches[None].astype(float), 1, np.inf))
         options = {"mip_rel_gap": gap}
         if seconds < math.inf:
@@ -203,21 +241,26 @@ class _Program:
     def _row(self, r: int, x: Floats) -> Population:
         """(1, genes) the arch that the variables describe."""
         row = np.zeros((1, len(self._space.genes)), GENE)
-        row[0, 0] = r
-        column = 1
-        for stage, path, depth, blocks in zip(
-            self._space.stages, self._path, self._depth, self._block, strict=True
-        ):
-            before, w = np.unravel_index(x[path].argmax(), path.shape)
-            row[0, column] = w
-            row[0, column + 1] = x[depth[w]].argmax()
-            for b in range(stage.depth[row[0, column + 1]]):
-                cell = x[blocks[b][before if b == 0 else 0, w]]
-                row[0, column + 2 + 2 * b : column + 4 + 2 * b] = np.unravel_index(
-                    cell.argmax(), cell.shape
-                )
-            column += 2 + 2 * stage.blocks
-        return row
+        if self._case is not None:
+            row[0, self._case] = r
+        for bucket, joint in zip(self._plan.buckets, self._joint, strict=True):
+            row[0, list(bucket.scope)] = np.unravel_index(x[joint].argmax(), joint.shape)
+        for p, cells in enumerate(self._cells):
+            if cells is not None and x[cells].max() > 0.5:
+                index = np.unravel_index(x[cells].argmax(), cells.shape)
+                for gene, at in zip(self._parts[p].genes, index, strict=True):
+                    if gene in self._plan.own[p]:
+                        row[0, gene] = at
+        return self._space.canonical(row)
+
+
+def _grouped(variables: Indices, scope: Sequence[int], by: Sequence[int]) -> Indices:
+    """(values of `by`, others): variables over a scope, those that agree in `by` together."""
+    order = [scope.index(g) for g in by]
+    order += [axis for axis in range(len(scope)) if axis not in order]
+    return variables.transpose(order).reshape(
+        math.prod(variables.shape[a] for a in order[: len(by)]), -1
+    )
 
 
 _NONE = np.zeros(0, np.intp)

@@ -92,8 +92,7 @@ def _extreme(space: Space, limits: Sequence[Limit], limit: Limit, sign: int) -> 
         row = exact.solve(space, table.scaled(-sign), limits, _SECONDS, _GAP).row
         return float("nan") if row is None else float(table(row)[0])
     # a maximum is one of the table's own numbers: bisection over these
-    numbers = np.unique(np.concatenate([b.ravel() for stage in table.blocks for b in stage]))
-    numbers = np.unique(np.concatenate([numbers, table.fixed.ravel()]))[::sign]
+    numbers = np.unique(np.concatenate([f.values.ravel() for f in table.factors]))[::sign]
     best = float("nan")
     low, high = 0, len(numbers)
     while low < high:

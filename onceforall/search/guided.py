@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from onceforall.errors import InputError
 from onceforall.search import evolution
 from onceforall.search.additive import Cells, Costs, Regression, best_archs, cells
 from onceforall.search.problem import Problem
@@ -55,7 +56,7 @@ class Guided:
         self._cells = cells(self._space)
         self._costs = _costs(problem)
         self._prices: Floats | None = None  # (limits, 1, resolutions)
-        self._resolutions = np.arange(len(self._space.resolution))
+        self._resolutions = np.arange(len(self._cells.resolutions))
         self._design = np.zeros((0, self._cells.size))
         self._ends: list[int] = []  # of local search, in the archive
         self._promised = _Gains(self._cells)
@@ -139,7 +140,7 @@ class Guided:
     def _firsts(self) -> list[int]:
         """The best arch of each of the best resolutions: which is best, the model knows least."""
         ranked = self._problem.ranked()
-        first = np.unique(self._archive.population[ranked, 0], return_index=True)[1]
+        first = np.unique(self._sizes(ranked), return_index=True)[1]
         return [int(i) for i in ranked[np.sort(first)[:FIRST]]]
 
     def _restart(self, fresh: bool = False) -> int:
@@ -150,7 +151,9 @@ class Guided:
         ends = ends[np.argsort(-archive.values[ends], kind="stable")][:ELITE]
         if fresh or len(ends) < 2 or rng.random() < FRESH:
             rows = self._space.sample(rng, CHILDREN)
-            rows[:, 0] = self._resolution()
+            if self._space.scaled:
+                rows[:, 0] = self._resolution()
+                rows = self._space.canonical(rows)
         else:
             a, b = archive.population[rng.choice(ends, 2, replace=False)]
             several = np.repeat([a, b], CHILDREN, axis=0).reshape(2, CHILDREN, -1)
@@ -161,17 +164,22 @@ class Guided:
         found = found[problem.feasible[found]]
         return int(found[archive.values[found].argmax()]) if len(found) else problem.best
 
+    def _sizes(self, archs: NDArray[np.intp]) -> Population:
+        """(n,) the resolution of archs of the archive; where it is no gene, they are of one."""
+        population = self._archive.population[archs]
+        return population[:, 0] if self._space.scaled else np.zeros(len(archs), GENE)
+
     def _resolution(self) -> int:
         """One drawn at random: the n-th by its best arch so far with a chance of 1/n."""
-        ranked = self._archive.population[self._problem.ranked(), 0]
-        first = np.unique(ranked, return_index=True)
+        first = np.unique(self._sizes(self._problem.ranked()), return_index=True)
         found: Population = first[0][np.argsort(first[1])]  # the best first
         chance = 1 / np.arange(1, len(found) + 1)
         return int(self._rng.choice(found, p=chance / chance.sum()))
 
 
 def _costs(problem: Problem) -> Costs | None:
-    """What prices can steer: the limits that are sums. The others are only checked."""
+    """What prices can steer: the limits that are sums, where they are of few genes each. The
+    others are only checked."""
     limits, tables = [], []
     for limit in problem.limits:
         if isinstance(limit.value, Table) and limit.value.reduce == "sum":
@@ -179,7 +187,10 @@ def _costs(problem: Problem) -> Costs | None:
             tables.append(limit.value)
     if not tables:
         return None
-    return Costs(problem.space, tables, [x.low for x in limits], [x.high for x in limits])
+    try:
+        return Costs(problem.space, tables, [x.low for x in limits], [x.high for x in limits])
+    except InputError:  # too many genes depend on each other
+        return None
 
 
 class _Step:
@@ -254,14 +265,13 @@ class _Gains:
 
 
 def changes(space: Space, row: Population) -> tuple[Population, NDArray[np.intp]]:
-    """All archs that differ from `row` (genes,) in one place: a block, a stage's depth or width,
-    the resolution. A block that a greater depth adds comes in all its choices.
+    """All archs that differ from `row` (genes,) in one place: the genes that belong together, a
+    depth by one step, any other gene. A place that a greater depth adds comes in all its choices.
 
     Returns:
-        (n, genes) archs and (n,) the number of the place; depth and the block it adds are one.
+        (n, genes) archs and (n,) the number of the place; depth and the places it adds are one.
     """
-    deep = tuple(int(row[i]) for i, gene in enumerate(space.genes) if gene.kind == "depth")
-    changed, values, places = _templates(space, deep)
+    changed, values, places = _templates(space, tuple(int(row[c]) for c in space.controls))
     rows = np.where(changed, values, row)
     different = (rows != row).any(1)
     return rows[different], places[different]
@@ -269,25 +279,48 @@ def changes(space: Space, row: Population) -> tuple[Population, NDArray[np.intp]
 
 @lru_cache(maxsize=1024)
 def _templates(
-    space: Space, depths: tuple[int, ...]
+    space: Space, controls: tuple[int, ...]
 ) -> tuple[NDArray[np.bool_], Population, NDArray[np.intp]]:
     """(n, genes) which genes each change of an arch with these depths sets, to what, and (n,) the
     places; changes to what an arch already has are among them."""
-    found: list[tuple[int, dict[int, int]]] = [(0, {0: r}) for r in range(len(space.resolution))]
-    column = 1
-    for stage, deep in zip(space.stages, depths, strict=True):
-        start = column + 2
-        found += [(column, {column: choice}) for choice in range(len(stage.width))]
-        if deep > 0:
-            gone = range(start + 2 * stage.depth[deep - 1], start + 2 * stage.depth[deep])
-            found.append((column + 1, {column + 1: deep - 1} | dict.fromkeys(gone, 0)))
-        deeper = min(deep + 1, len(stage.depth) - 1)
-        for b in range(stage.depth[deeper]):
-            new = b >= stage.depth[deep]
-            place, more = (column + 1, {column + 1: deeper}) if new else (start + 2 * b, {})
-            for k, e in np.ndindex(len(stage.kernel), len(stage.expand)):
-                found.append((place, {start + 2 * b: k, start + 2 * b + 1: e} | more))
-        column = start + 2 * stage.blocks
+    row = np.zeros((1, len(space.genes)), GENE)
+    row[0, list(space.controls)] = controls
+
+    def moved(column: int, to: int) -> Population:
+        """(genes,) which genes are there with another depth."""
+        other = row.copy()
+        other[0, column] = to
+        there: Population = space.active(other)[0]
+        return there
+
+    active = space.active(row)[0]
+    deeper = {}  # a depth that can be greater: what is there then
+    for column in space.controls:
+        if active[column] and row[0, column] + 1 < space.gene_sizes[column]:
+            deeper[column] = moved(column, row[0, column] + 1)
+    found: list[tuple[int, dict[int, int]]] = []
+    for columns in space.places:
+        first = columns[0]
+        depth = first in space.controls
+        if active[first] and depth:
+            here = int(row[0, first])
+            if here > 0:
+                gone = np.flatnonzero(active & ~moved(first, here - 1)).tolist()
+                found.append((first, {first: here - 1} | dict.fromkeys(gone, 0)))
+            if first in deeper and not (deeper[first] & ~active).any():
+                found.append((first, {first: here + 1}))
+            continue
+        sets: list[tuple[int, dict[int, int]]] = []
+        if active[first]:
+            sets.append((first, {}))
+        else:
+            sets += [(c, {c: int(row[0, c]) + 1}) for c, there in deeper.items() if there[first]]
+        shape = [int(space.gene_sizes[c]) for c in columns]
+        for place, more in sets:
+            found += [
+                (place, dict(zip(columns, index, strict=True)) | more)
+                for index in np.ndindex(*shape)
+            ]
     values = np.full((len(found), len(space.genes)), -1, GENE)
     for line, (_, genes) in zip(values, found, strict=True):
         line[list(genes)] = list(genes.values())
