@@ -50,7 +50,7 @@ class Files:
         for name, label in zip(self.names(), self.labels, strict=True):
             members[classes[label]].append(name)
         return {
-            name: [len(files), hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:16]]
+            name: [len(files), hashlib.sha256(_bytes("\n".join(sorted(files)))).hexdigest()[:16]]
             for name, files in members.items()
         }
 
@@ -157,8 +157,13 @@ def list_images(folder: Path) -> list[Path]:
 
 def _place(name: str) -> float:
     """Where a file's name falls between 0 and 1: its hash."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    digest = hashlib.blake2b(_bytes(name), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def _bytes(name: str) -> bytes:
+    """Also of a name that is not in UTF-8, as old archives have them."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _cut(

@@ -1,5 +1,6 @@
 """Folders of images: which part a file is in, and what has changed since."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_a_photo_more_moves_no_other(tmp_path: Path, layout: str) -> None:
     added = [after[f"cat/new-{i}.jpg"] for i in range(200)]
     assert added.count("train") > 100
     assert added.count("validation") > 0
+
+
+def test_any_name_will_do(tmp_path: Path) -> None:
+    """Of a class and of its files: not in UTF-8, with signs that mean something elsewhere."""
+    names = [os.fsdecode(b"caf\xe9"), "a=b, [c]", "new\nline"]
+    touch(tmp_path, dict.fromkeys(names, 5))
+    for name in names:
+        (tmp_path / name / f"{name}.jpg").touch()
+    files, classes = list_folder(tmp_path)
+    assert set(classes) == set(names)
+    assert {name: count for name, (count, _) in files.contents(classes).items()} == dict.fromkeys(
+        names, 6
+    )
+    assert len(parts_of(read_split(tmp_path))) == 18
 
 
 @pytest.mark.parametrize(("images", "lacking"), [(1, "the test"), (2, "validation")])
