@@ -68,7 +68,9 @@ def from_subnet(data: Any, where: str = "sub-network") -> Subnet:
     chosen = {}
     for key, value in data.items():
         if not isinstance(value, dict) or list(value) != ["chosen"]:
-            raise InputError(f"{where}: {shown(key)}: {shown(value)} is not of the form {{chosen: value}}")
+            raise InputError(
+                f"{where}: {shown(key)}: {shown(value)} is not of the form {{chosen: value}}"
+            )
         chosen[str(key)] = value["chosen"]
     for key in _keys():
         if key not in chosen:
