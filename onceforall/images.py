@@ -181,16 +181,20 @@ class FileImages:
                     raise InputError(f"{self.paths[0]}: cannot be read, nor can any other image")
                 yield pixels, labels
             return
-        every = [first, *wanted]
+        every: list[Request] = []
+        size = 0
+        requests = itertools.chain([first], wanted)
+        for request in requests:
+            every.append(request)
+            size += len(request.indices) * self.channels * request.resolution**2
+            if size > DECODED_BYTES:  # what does not fit is read as it is asked for
+                yield from _not_empty(self._read(itertools.chain(every, requests)))
+                return
         if self._decoded.has(every):
-            batches: Iterable[tuple[Tensor, Tensor]] = map(self._decoded.get, every)
-        else:
-            size = sum(len(r.indices) * self.channels * r.resolution**2 for r in every)
-            batches = self._read(every)
-            if size <= DECODED_BYTES:
-                self._decoded.make_room(size)
-                batches = map(self._decoded.keep, every, batches)
-        yield from (batch for batch in batches if len(batch[1]))
+            yield from _not_empty(map(self._decoded.get, every))
+            return
+        self._decoded.make_room(size)
+        yield from _not_empty(map(self._decoded.keep, every, self._read(every)))
 
     def _read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         """A batch a request from the files; those of which no image can be read are empty."""
@@ -218,6 +222,10 @@ class FileImages:
                 self.unreadable.append(path)
                 say(f"{path}: cannot be read as an image; left out")
         check_unreadable(self.unreadable, self.most_unreadable)
+
+
+def _not_empty(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    return (batch for batch in batches if len(batch[1]))
 
 
 def check_unreadable(unreadable: Sequence[Path], most: int | None) -> None:
