@@ -97,7 +97,7 @@ class Special:
     uncovered: tuple[str, ...] = ()  # operations that MACs and activations leave out
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "arch": str(self.arch)}
+        return {**vars(self), "arch": str(self.arch), "uncovered": list(self.uncovered)}
 
 
 def specialize(shop: Workshop, limits: Limits, out: Path, *, seed: int = 0) -> Special:

@@ -268,8 +268,9 @@ def test_other_devices_help() -> None:
 
     def device(n: int, seed: int, factor: float) -> Labels:
         made = times_of(MINI, n, seed)
-        slow = 0.4 * MINI.block(made.population, 1, 0)[0]  # a kernel that it is bad at
-        fast = -0.2 * MINI.block(made.population, 2, 0)[1]
+        column = [gene.name for gene in MINI.genes].index
+        slow = 0.4 * made.population[:, column("stage2.block1.kernel")]  # one that it is bad at
+        fast = -0.2 * made.population[:, column("stage3.block1.expand")]
         return replace(made, values=factor * made.values * np.exp(slow + fast))
 
     few, fresh, source = device(10, 1, 2.0), device(200, 2, 2.0), device(400, 3, 1.0)
@@ -411,7 +412,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     larger = Space.of_stages(
         MINI.family, (28,), (replace(MINI.stages[0], kernel=(3, 7)), *MINI.stages[1:])
     )
-    with pytest.raises(InputError, match="stage 1 kernel 7 is not in it"):
+    with pytest.raises(InputError, match="stage 1 block 1: kernel 7 is not in it"):
         predictors.load(path, larger)
     with pytest.raises(InputError, match="no such file"):
         predictors.load(tmp_path / "none.npz")

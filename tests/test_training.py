@@ -493,7 +493,7 @@ def _rank(rank: int, folder: Path) -> None:
     two = "phases=[{name: a, steps: 3, lr: 0.1}, {name: b, steps: 3, lr: 0.1, expand: 2, depth: 3}]"
     settings = recipe(folder, "family=unseeded", "dropout=0.2", two)
     digits = data.load(settings.data)
-    training._prepare_folder(folder / "run", settings, digits, False, group)
+    training._prepare_folder(folder / "run", settings, digits, group)
     run = training._Run(folder / "run", settings, digits, group)
     scale = dict(run.supernet.named_parameters())["network.scale.weight"]
     tensors = {"drawn": scale.detach().clone(), "averaged": used.grad}
