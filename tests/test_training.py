@@ -491,7 +491,8 @@ def _rank(rank: int, folder: Path) -> None:
     used.grad = torch.tensor([1.0, 5.0]) * (1 + 2 * rank)
     group.average_gradients([used, unused])
     two = "phases=[{name: a, steps: 3, lr: 0.1}, {name: b, steps: 3, lr: 0.1, expand: 2, depth: 3}]"
-    settings = recipe(folder, "family=unseeded", "dropout=0.2", two)
+    changes = ["family=unseeded", "dropout=0.2", two]
+    settings = config.load(str(folder / "recipe.yaml"), changes)  # both read it, neither writes it
     digits = data.load(settings.data)
     training._prepare_folder(folder / "run", settings, digits, group)
     run = training._Run(folder / "run", settings, digits, group)
