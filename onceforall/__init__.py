@@ -4,12 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onceforall.families import elastic, per_block
+    from onceforall.runs import open_run
+    from onceforall.supernet import SuperNet
     from onceforall.zoo import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["SuperNet", "__version__", "elastic", "load", "open_run", "per_block"]
 
-_ROOMS = {"load": "onceforall.zoo"}  # imported when first asked for, so that this one is light
+_ROOMS = {  # imported when first asked for, so that this one is light
+    "SuperNet": "onceforall.supernet",
+    "elastic": "onceforall.families",
+    "load": "onceforall.zoo",
+    "open_run": "onceforall.runs",
+    "per_block": "onceforall.families",
+}
 
 
 def __getattr__(name: str) -> Any:

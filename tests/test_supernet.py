@@ -12,7 +12,9 @@ from onceforall.errors import InputError
 from onceforall.families.resnet import ResNet
 from onceforall.layers import init_weights, make_divisible
 from onceforall.space import Space, Stage
-from onceforall.supernet import SuperNet, center_crop, importance_order
+from onceforall.families.lending import center_crop
+from onceforall.sorting import importance_order
+from onceforall.supernet import SuperNet
 from onceforall.testing import check_family, check_lending
 
 
@@ -138,7 +140,7 @@ def test_bands_of_every_stage_are_kept_by_later_sorts() -> None:
         init_weights(supernet.network, torch.Generator().manual_seed(seed))  # as if trained
         tags = tag(supernet)
         assert len(tags) == 8  # two norms in two blocks of two stages
-        supernet.sort_channels(*phase.sort_channels)  # type: ignore[misc]
+        supernet.sort_channels(**phase.sort_channels)  # type: ignore[arg-type]
         for name, places in tags.items():
             edges = [0, *HIDDEN[int(name[5]) - 3][-bands:]]
             for low, high in itertools.pairwise(edges):
@@ -156,7 +158,7 @@ def test_sorting_leaves_the_opened_space_as_it_was(formed: int, widths: int) -> 
     archs = opened.decode(opened.sample(np.random.default_rng(0), 40))
     before = [supernet(x, arch) for arch in archs]
     weights = {n: t.clone() for n, t in supernet.state_dict().items()}
-    supernet.sort_channels(formed, widths)
+    supernet.sort_channels(expand=formed, width=widths)
     assert any(not torch.equal(weights[n], t) for n, t in supernet.state_dict().items())
     for arch, was in zip(archs, before, strict=True):
         torch.testing.assert_close(supernet(x, arch), was, rtol=1e-10, atol=1e-12)
