@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onceforall.families import elastic, per_block
-    from onceforall.runs import open_run
+    from onceforall.interop.zoo import load
+    from onceforall.pipeline import open_run
     from onceforall.supernet import SuperNet
-    from onceforall.zoo import load
 
 __version__ = "0.1.0"
 __all__ = ["SuperNet", "__version__", "elastic", "load", "open_run", "per_block"]
@@ -15,8 +15,8 @@ __all__ = ["SuperNet", "__version__", "elastic", "load", "open_run", "per_block"
 _ROOMS = {  # imported when first asked for, so that this one is light
     "SuperNet": "onceforall.supernet",
     "elastic": "onceforall.families",
-    "load": "onceforall.zoo",
-    "open_run": "onceforall.runs",
+    "load": "onceforall.interop.zoo",
+    "open_run": "onceforall.pipeline",
     "per_block": "onceforall.families",
 }
 

@@ -13,8 +13,8 @@ from onceforall.cli.nets import Net, Weights, describe, facts_of, labelled, numb
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from onceforall.formats import StaticNetwork
-    from onceforall.images import Images, Normalisation
+    from onceforall.data import Images, Normalisation
+    from onceforall.interop import StaticNetwork
 
 Resolution = Annotated[
     int | None,
@@ -163,16 +163,15 @@ def evaluate(
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
-    from onceforall import accuracy as paths
-    from onceforall import calibration
+    from onceforall import supernet
 
     if calibrate_data is not None and not calibrate:
         raise InputError(
             f"--calibrate-data: {calibrate_data} needs --calibrate, a number of images"
         )
-    if estimator not in calibration.ESTIMATORS:
-        raise InputError(f"--estimator: {estimator!r}; there are {choices(calibration.ESTIMATORS)}")
-    place = paths.torch_device(on)
+    if estimator not in supernet.ESTIMATORS:
+        raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
+    place = supernet.torch_device(on)
     network = _described(net, resolution)
     module = weighted(net, network, weights).to(place)
     size = network.arch.resolution
@@ -186,9 +185,9 @@ def evaluate(
             f"--data: {data} has {len(classes)} classes, the network {network.family.classes}"
         )
     if calibrate and unlabelled is not None:
-        batches = paths.unlabelled_batches(unlabelled, size, calibrate, module)
-        calibration.calibrate(module, batches, estimator)
-    found = paths.accuracy(module, size, images, limit, batch, "evaluating")
+        batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
+        supernet.calibrate(module, batches, estimator)
+    found = supernet.accuracy(module, size, images, limit, batch, "evaluating")
     unreadable = _unreadable(images, found.n, max_unreadable)
     emit(
         {
@@ -212,7 +211,7 @@ def evaluate(
 def _normalisation(
     mean: str | None, std: str | None, facts: dict[str, Any]
 ) -> Normalisation | None:
-    from onceforall.images import Normalisation
+    from onceforall.data import Normalisation
 
     given = numbers("--mean", mean), numbers("--std", std)
     if (given[0] is None) != (given[1] is None):
@@ -226,7 +225,7 @@ def _normalisation(
 
 def _normalised(images: Images) -> dict[str, list[float]]:
     """How pixels were normalised, where files are read: a mistake there costs half the hits."""
-    from onceforall.images import FileImages
+    from onceforall.data import FileImages
 
     if not isinstance(images, FileImages):
         return {}

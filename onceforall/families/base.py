@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from onceforall.families import lending, survey
-from onceforall.layers import ConvNormAct, Layer, MBConv, init_weights, layer
+from onceforall.families.layers import ConvNormAct, Layer, MBConv, init_weights, layer
 from onceforall.space import Arch, Space
 
 

@@ -10,7 +10,6 @@ entry for each block that is present.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -159,8 +158,9 @@ def elastic(
 ) -> Elastic:
     """The family of all networks that `build` makes of these choices.
 
-    `resolution` is the input's size in pixels (224 where it is no choice), which build is given only where it takes a keyword
-    `resolution` or `img_size`; likewise `classes` or `num_classes`, `in_channels` or `in_chans`.
+    `resolution` is the input's size in pixels (224 where it is no choice), which build is given
+    only where it takes a keyword `resolution` or `img_size`; likewise `classes` or `num_classes`,
+    `in_channels` or `in_chans`.
 
     Args:
         name: of the family; build's own where None.
@@ -247,7 +247,7 @@ def outputs(family: Family, arch: Arch) -> int:
             found = network(torch.empty(shape, device="meta"))
     except Exception as error:  # whatever the network's own forward raises
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{family.name}: {arch}: does not run on images {shape}: {text}") from error
+        raise InputError(f"{arch}: does not run on images {shape}: {text}") from error
     if not isinstance(found, torch.Tensor) or found.dim() != 2:
         what = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise InputError(f"{family.name}: its networks give {what}, not (images, classes)")

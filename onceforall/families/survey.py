@@ -219,6 +219,6 @@ def _refuse_changed_buffers(family: Family, largest: nn.Module) -> None:
         if name in small and not torch.equal(whole[name], small[name]):
             raise InputError(
                 f"{family.name}: the buffer {name} {tuple(small[name].shape)} has other values in"
-                " the smallest network than in the largest: it cannot be lent; compute it in forward"
+                " the smallest network than in the largest, so it cannot be lent; compute it in"
+                " forward"
             )
-
