@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from onceforall.costs.network import Cost, layer_cost
-from onceforall.costs.rules import Shape
+from onceforall.costs.network import layer_cost
+from onceforall.costs.result import Cost, Shape
 from onceforall.errors import InputError, choices
 from onceforall.families import Family
 from onceforall.layers import Layer
