@@ -21,7 +21,7 @@ from onceforall.costs.memory import Event, alive, with_last
 from onceforall.costs.result import FLOAT_BYTES, Cost, Row, Shape
 from onceforall.costs.rules import FUNCTIONS, MODULES, Rule, UncoveredError
 from onceforall.errors import InputError
-from onceforall.layers import Layer, owning
+from onceforall.families.layers import Layer, owning
 
 
 def cost(network: nn.Module, shape: Shape) -> Cost:
