@@ -24,9 +24,11 @@ Units and conventions:
 Only the tables know a family; the rest knows an `nn.Module`.
 """
 
+from onceforall.costs.built import Counted
 from onceforall.costs.network import cost, layer_cost
 from onceforall.costs.result import FLOAT_BYTES, Cost, Row, Shape
 from onceforall.costs.tables import (
+    arch_cost,
     check_resolution,
     cost_table,
     cost_tables,
@@ -38,8 +40,10 @@ from onceforall.costs.tables import (
 __all__ = [
     "FLOAT_BYTES",
     "Cost",
+    "Counted",
     "Row",
     "Shape",
+    "arch_cost",
     "check_resolution",
     "cost",
     "cost_table",
