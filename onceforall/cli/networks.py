@@ -163,16 +163,15 @@ def evaluate(
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
-    from onceforall.supernet import calibration
-    from onceforall.supernet import scoring as paths
+    from onceforall import supernet
 
     if calibrate_data is not None and not calibrate:
         raise InputError(
             f"--calibrate-data: {calibrate_data} needs --calibrate, a number of images"
         )
-    if estimator not in calibration.ESTIMATORS:
-        raise InputError(f"--estimator: {estimator!r}; there are {choices(calibration.ESTIMATORS)}")
-    place = paths.torch_device(on)
+    if estimator not in supernet.ESTIMATORS:
+        raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
+    place = supernet.torch_device(on)
     network = _described(net, resolution)
     module = weighted(net, network, weights).to(place)
     size = network.arch.resolution
@@ -186,9 +185,9 @@ def evaluate(
             f"--data: {data} has {len(classes)} classes, the network {network.family.classes}"
         )
     if calibrate and unlabelled is not None:
-        batches = paths.unlabelled_batches(unlabelled, size, calibrate, module)
-        calibration.calibrate(module, batches, estimator)
-    found = paths.accuracy(module, size, images, limit, batch, "evaluating")
+        batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
+        supernet.calibrate(module, batches, estimator)
+    found = supernet.accuracy(module, size, images, limit, batch, "evaluating")
     unreadable = _unreadable(images, found.n, max_unreadable)
     emit(
         {
