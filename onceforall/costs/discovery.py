@@ -262,5 +262,5 @@ def _factors(
         if len(values):
             total = np.where(maximum, values.max(0), values.sum(0))
             at = dict(zip(scope.columns, combination, strict=True))
-            made[columns][(slice(None), *(at[c] for c in columns))] = total
+            made[columns][(slice(None), *(int(at[c]) for c in columns))] = total
     yield from made.items()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from onceforall.errors import InputError
 from onceforall.families import lending, survey
 from onceforall.families.layers import ConvNormAct, Layer, MBConv, init_weights, layer
 from onceforall.space import Arch, Space
@@ -233,3 +234,17 @@ class InvertedResidual(Classifier):
 def block_name(stage: int, position: int) -> str:
     """The name of a block in plans and networks, counted from 1."""
     return f"stage{stage + 1}_block{position + 1}"
+
+
+def planned(family: Family) -> Planned:
+    """A family that is written as layers by place, for what needs them.
+
+    Raises:
+        InputError: it is given by `build` alone.
+    """
+    if not isinstance(family, Planned):
+        raise InputError(
+            f"{family.name}: is not written as layers by place, which the files of other projects"
+            " name; they hold networks of the families that come with this package"
+        )
+    return family

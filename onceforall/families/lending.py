@@ -79,7 +79,9 @@ def _leading(source: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _convolution(source: Tensor, site: Site) -> Tensor:
     """Leading channels of the leading groups; then the kernel, down its sizes."""
-    groups, wanted = site.owner.groups, site.module.groups  # type: ignore[union-attr]
+    assert isinstance(site.owner, _ConvNd)
+    assert isinstance(site.module, _ConvNd)
+    groups, wanted = site.owner.groups, site.module.groups
     if groups == wanted or source.shape[1] == site.shape[1] == 1:
         source = _grouped(source, site, groups if groups == wanted else 1)
     elif len(source) // groups == site.shape[0] // wanted:  # fewer groups, each of leading channels

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onceforall.errors import InputError
 from onceforall.families import Family
-from onceforall.families.base import block_name
+from onceforall.families.base import block_name, planned
 from onceforall.families.layers import (
     Bottleneck,
     ConvNormAct,
@@ -98,7 +98,7 @@ def places(family: Family, arch: Arch, numbers: list[int] | None = None) -> list
     Args:
         numbers: of the blocks in the file, where placeholders without weights leave gaps.
     """
-    plan = family.plan(arch)
+    plan = planned(family).plan(arch)
     resnet = any(layer.make is Bottleneck for layer in plan.values())
     elastic = {block_name(s, b) for s, x in enumerate(arch.stages) for b in range(len(x))}
     found: list[Place] = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from onceforall import families
 from onceforall.errors import InputError, choices
-from onceforall.families import Family
+from onceforall.families import Family, Planned
 from onceforall.families.layers import M, owning
 from onceforall.interop.keys import (
     MMRAZOR,
@@ -41,7 +41,7 @@ from onceforall.supernet import SuperNet, checkpoint, weights
 MMRAZOR_FAMILIES = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2")
 
 
-def read_weights(path: Path, family: Family, arch: Arch) -> nn.Sequential:
+def read_weights(path: Path, family: Family, arch: Arch) -> nn.Module:
     """The network `arch` with the weights of a file, in evaluation mode.
 
     The file is one of this network in any format, or one of its family's supernet, from which
@@ -162,9 +162,12 @@ def _spellings(
     return official
 
 
-def _to_network(
-    tensors: Mapping[str, Tensor], family: Family, arch: Arch, path: Path
-) -> nn.Sequential:
+def _to_network(tensors: Mapping[str, Tensor], family: Family, arch: Arch, path: Path) -> nn.Module:
+    """The network with the weights of a file: by its own names, if it has no others."""
+    if not isinstance(family, Planned):
+        network = weights.unfilled(family, arch)
+        weights.load_exactly(network, tensors, path)
+        return network
     with torch.device("meta"):
         network = family.build(arch)
     try:

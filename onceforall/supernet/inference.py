@@ -305,8 +305,8 @@ def _writers(network: nn.Module, axes: list[Axis], tensors: Mapping[str, Tensor]
 def _link(
     writer: _Writer, reader: Axis, size: int, before: Tensor, now: Tensor, silent: bool
 ) -> _Link | None:
-    """The link of two axes, if the perturbation arrives in some channels of the input alone. Entries
-    that an activation keeps at 0 say nothing, unless layers that mix are silent."""
+    """The link of two axes, if the perturbation arrives in some channels of the input alone.
+    Entries that an activation keeps at 0 say nothing, unless layers that mix are silent."""
     best: _Link | None = None
     least = size
     for dim in range(1, before.dim()):

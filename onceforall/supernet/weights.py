@@ -71,9 +71,7 @@ def load_network(path: Path) -> tuple[nn.Module, Arch, dict[str, Any]]:
     """
     found = checkpoint.load(path, "network")
     arch = arch_of(found.facts, path)
-    family = family_of(found.facts, path)
-    with _unfilled(family):
-        network = family.build(arch)
+    network = unfilled(family_of(found.facts, path), arch)
     load_exactly(network, found.tensors, path)
     return network.eval(), arch, found.facts
 
@@ -83,6 +81,12 @@ def arch_of(facts: Mapping[str, Any], path: Path) -> Arch:
         return Arch.from_dict(facts.get("arch"))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def unfilled(family: families.Family, arch: Arch) -> nn.Module:
+    """The network of an arch, to be given the tensors of a file."""
+    with _unfilled(family):
+        return family.build(arch)
 
 
 @contextmanager
