@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from onceforall.errors import InputError
+from onceforall.layers import SameConv2d
 
 Shape = tuple[int, ...]  # without the batch: (C, H, W) or (features,)
 
@@ -73,6 +74,8 @@ def _conv(module: nn.Conv2d, input: Shape) -> Effect:
         raise InputError(f"({module.in_channels}, H, W) expected, {input} given")
     if module.padding == "same":
         out = size
+    elif isinstance(module, SameConv2d):
+        out = [-(-n // module.stride[i]) for i, n in enumerate(size)]
     else:
         padding = (0, 0) if isinstance(module.padding, str) else module.padding
         out = [
@@ -224,6 +227,7 @@ _RELU = Rule(_of_module(_relu), "in place")
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: Rule(_conv),
+    SameConv2d: Rule(_conv),
     nn.Linear: Rule(_linear),
     nn.BatchNorm1d: Rule(_norm, "in place"),
     nn.BatchNorm2d: Rule(_norm, "in place"),

@@ -13,12 +13,13 @@ from inspect import signature
 from typing import Any
 
 from onceforall.errors import InputError, choices
-from onceforall.families import fixed, mobilenetv3, proxylessnas, resnet
+from onceforall.families import efficientnet, fixed, mobilenetv3, proxylessnas, resnet
 from onceforall.families.base import Family, block_name
 
 __all__ = ["Family", "block_name", "get", "names"]
 
 _FAMILIES: dict[str, Callable[..., Family]] = {
+    "efficientnet_lite0": efficientnet.lite0,
     "mbv3_mini": mobilenetv3.mini,
     "ofa_mbv3_w1.0": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.0", 1.0),
     "ofa_mbv3_w1.2": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.2", 1.2),
