@@ -28,12 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onceforall.calibration import ESTIMATORS, calibrate
-from onceforall.data import load
-from onceforall.folders import list_folder
-from onceforall.formats import read_network, read_weights
-from onceforall.images import FileImages, Images, Normalisation, Request
-from onceforall.runs import open_run
+from onceforall.data import FileImages, Images, Normalisation, Request, list_folder, load
+from onceforall.interop import read_network, read_weights
+from onceforall.pipeline import open_run
+from onceforall.supernet import ESTIMATORS, calibrate
 
 EVALUATED = 250  # images at a time
 

@@ -29,27 +29,27 @@ import torch
 from scipy import stats
 from torch import nn
 
-from onceforall import config, data, training
-from onceforall.accuracy import (
-    CALIBRATION_IMAGES,
-    accuracy,
-    calibrated,
-    placing,
-    unlabelled_batches,
-)
-from onceforall.calibration import calibrate
-from onceforall.config import Settings
-from onceforall.curriculum import Curriculum, curriculum
+from onceforall import data, training
+from onceforall.data import Images, Request
 from onceforall.families import Family
 from onceforall.files import write_json
-from onceforall.images import Images, Request
-from onceforall.losses import supervised
+from onceforall.pipeline import open_run
 from onceforall.progress import say, track
-from onceforall.runs import open_run
-from onceforall.scale import family_of
 from onceforall.space import Arch
-from onceforall.supernet import SuperNet
-from onceforall.weights import load_network, save_network
+from onceforall.supernet import (
+    SuperNet,
+    accuracy,
+    calibrate,
+    calibrated,
+    load_network,
+    placing,
+    save_network,
+    unlabelled_batches,
+)
+from onceforall.supernet.scoring import CALIBRATION_IMAGES
+from onceforall.training import Curriculum, PhaseSettings, Settings, curriculum, load_settings, loop
+from onceforall.training.objectives import supervised
+from onceforall.training.scale import family_of
 
 FACTORS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's learning rates
 RATES = (0.1, 0.2, 0.4, 0.8)  # peak learning rates of a lone network, a batch of 128
@@ -90,7 +90,7 @@ def main() -> None:
 
 def settings_of(given: argparse.Namespace, seed: int, factor: float) -> Settings:
     """The recipe, `length` times as long, its learning rates times `factor`."""
-    settings = config.load(given.recipe, [*given.changes, f"seed={seed}"])
+    settings = load_settings(given.recipe, [*given.changes, f"seed={seed}"])
     phases = []
     for phase in settings.phases:
         if phase.steps is None:
@@ -131,10 +131,10 @@ def train_alone(
     network = SuperNet(family, torch.Generator().manual_seed(settings.seed)).extract(arch).train()
     network.to(memory_format=torch.channels_last)
     steps = images // settings.batch_size
-    alone = config.PhaseSettings("alone", lr=lr, steps=steps, warmup=WARMUP)
+    alone = PhaseSettings("alone", lr=lr, steps=steps, warmup=WARMUP)
     plan = curriculum(family.space, [alone.share(len(found.train), settings.batch_size)])
     phase = plan.phases[0]
-    optimizer = training.sgd(network, settings)
+    optimizer = loop.sgd(network, settings)
     place = placing(network)
     stream = found.train.stream(_batches(settings, len(found.train), arch.resolution, steps))
     for step, (batch, labels) in enumerate(track(stream, "alone", steps)):

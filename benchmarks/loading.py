@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from onceforall import formats
-from onceforall.formats.arch_dict import from_arch_dict
+from onceforall import interop
+from onceforall.interop.arch_dict import from_arch_dict
 from onceforall.supernet import SuperNet
 
 NAME = "ofa_mbv3_w1.0"
@@ -65,7 +65,7 @@ def measure(path: Path, networks: int, repeats: int) -> dict[str, dict[str, floa
     }
     for repeat in range(repeats):
         loaded_theirs, reference = timed(lambda: load_theirs(path))
-        loaded_ours, supernet = timed(lambda: formats.read_supernet(path).eval())
+        loaded_ours, supernet = timed(lambda: interop.read_supernet(path).eval())
         assert isinstance(supernet, SuperNet)
         seen["load"]["ofa"].append(loaded_theirs)
         seen["load"]["ours"].append(loaded_ours)

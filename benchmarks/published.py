@@ -1,6 +1,6 @@
-"""The published networks: makes `onceforall/zoo.csv` and the table in `docs/published.md`.
+"""The published networks: makes `onceforall/interop/zoo.csv` and the table in `docs/published.md`.
 
-    python benchmarks/published.py zoo FOLDER > onceforall/zoo.csv
+    python benchmarks/published.py zoo FOLDER > onceforall/interop/zoo.csv
     python benchmarks/published.py table docs/published.md
 
 FOLDER has the authors' configs and numbers: `specialized/<id>/net.config`,
@@ -20,10 +20,9 @@ from pathlib import Path
 
 import torch
 
-from onceforall import zoo
 from onceforall.costs import cost
 from onceforall.errors import InputError
-from onceforall.formats import read_network
+from onceforall.interop import read_network, zoo
 
 HEADING = "## All networks\n\n"
 COLUMNS = (

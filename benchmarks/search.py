@@ -34,8 +34,8 @@ from authors import perceptron
 from onceforall import costs, families, predictors, records
 from onceforall.predictors.published import note10, read_perceptron
 from onceforall.search import Limit, pareto, search
-from onceforall.space import GENE, Population, Space
-from onceforall.tables import Floats, Place, Table, places
+from onceforall.space import GENE, Place, Population, Space, Table, places
+from onceforall.space.tables import Floats
 
 RESOLUTIONS = (160, 176, 192, 208, 224)
 BUDGETS = {20.0: 80.789, 25.0: 82.222, 30.0: 83.187, 35.0: 83.791, 40.0: 84.230}  # ms: best known

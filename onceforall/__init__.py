@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onceforall.zoo import load
+    from onceforall.interop.zoo import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
-_ROOMS = {"load": "onceforall.zoo"}  # imported when first asked for, so that this one is light
+# Imported when first asked for, so that this one is light.
+_ROOMS = {"load": "onceforall.interop.zoo"}
 
 
 def __getattr__(name: str) -> Any:

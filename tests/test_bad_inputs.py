@@ -21,12 +21,12 @@ import typer
 from PIL import Image
 
 from onceforall import cli, families
-from onceforall.config import PhaseSettings, Settings
 from onceforall.data import Source
 from onceforall.predictors.published import Additive
 from onceforall.records import write_csv
-from onceforall.tables import Table
-from onceforall.weights import save_network
+from onceforall.space import Table
+from onceforall.supernet import save_network
+from onceforall.training import PhaseSettings, Settings
 
 FAMILY = "mbv3_mini"
 SPACE = families.get(FAMILY).space

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from onceforall.calibration import calibrate
+from onceforall.supernet import calibrate
 
 VALUES = ([1.0, 3.0, 2.0, 2.0], [8.0, 8.0])
 BATCHES = [torch.tensor(v).view(-1, 1, 1, 1) for v in VALUES]

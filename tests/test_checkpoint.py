@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from onceforall import checkpoint, families, weights
+from onceforall import families
 from onceforall.errors import InputError
-from onceforall.supernet import SuperNet
+from onceforall.supernet import SuperNet, checkpoint, weights
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(3), "b": torch.ones(2).bool()}
 

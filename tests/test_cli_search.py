@@ -11,8 +11,7 @@ from onceforall.costs import cost_tables
 from onceforall.predictors import fit_accuracy
 from onceforall.predictors.published import Additive
 from onceforall.records import Labels
-from onceforall.space import Arch
-from onceforall.tables import Place, Table
+from onceforall.space import Arch, Place, Table
 
 FAMILY = "mbv3_mini"
 SPACE = families.get(FAMILY).space

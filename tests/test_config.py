@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from onceforall import config
-from onceforall.config import PhaseSettings, Settings
 from onceforall.data import Source
 from onceforall.errors import InputError
+from onceforall.training import PhaseSettings, Settings, load_settings, recipes, settings_from_dict
 
 GOOD = """
 family: mbv3_mini
@@ -30,20 +29,20 @@ def write(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", config.recipes())
+@pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_sound(name: str) -> None:
-    settings = config.load(name)
-    assert config.from_dict(settings.to_dict(), name) == settings
+    settings = load_settings(name)
+    assert settings_from_dict(settings.to_dict(), name) == settings
 
 
 def test_values_and_changes(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    settings = config.load(path, ["phases.1.steps=7", "phases.1.epochs=null", "seed=3"])
+    settings = load_settings(path, ["phases.1.steps=7", "phases.1.epochs=null", "seed=3"])
     assert settings.weight_decay == 3e-5
     assert settings.phases[1].steps == 7
     assert settings.seed == 3
-    assert config.load(path).phases[1].share(640, 32).steps == 10
-    assert config.load(path, ["data.root=/images"]).data.root == "/images"
+    assert load_settings(path).phases[1].share(640, 32).steps == 10
+    assert load_settings(path, ["data.root=/images"]).data.root == "/images"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_values_and_changes(tmp_path: Path) -> None:
 )
 def test_refusals_name_field_and_value(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        config.load(write(tmp_path, GOOD), [change])
+        load_settings(write(tmp_path, GOOD), [change])
 
 
 def numbers() -> list[str]:
@@ -112,7 +111,7 @@ def test_no_number_is_left_to_a_library(tmp_path: Path, name: str, value: str) -
     if (name, value) == ("data.mean", "[-5]"):
         return  # as good as another
     with pytest.raises(InputError) as refused:
-        config.load(write(tmp_path, GOOD), [f"{name}={value}"])
+        load_settings(write(tmp_path, GOOD), [f"{name}={value}"])
     assert name.split(".")[-1] in str(refused.value)
     if "not YAML" not in str(refused.value):
         assert "\n" not in str(refused.value)
@@ -158,12 +157,12 @@ def test_epochs_of_warm_up_come_before_the_others() -> None:
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"recipe.yaml.*{message}"):
-        config.load(write(tmp_path, text))
+        load_settings(write(tmp_path, text))
 
 
 def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    phase = config.load(path, ["phases.1.open={heads: 2, mlp: 3}"]).phases[1]
+    phase = load_settings(path, ["phases.1.open={heads: 2, mlp: 3}"]).phases[1]
     assert phase.share(640, 32).open == {"heads": 2, "mlp": 3}
     for change, message in (
         ("phases.1.open={heads: 0}", r"phases\[1\]: open: heads: 0 is not above 0"),
@@ -171,9 +170,9 @@ def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
         ("phases.1.open=2", "open: 2 is not a map"),
     ):
         with pytest.raises(InputError, match=message):
-            config.load(path, [change])
+            load_settings(path, [change])
 
 
 def test_missing_file_lists_the_recipes() -> None:
     with pytest.raises(InputError, match=r"nowhere.yaml: no such file; recipes here: .*small"):
-        config.load("nowhere.yaml")
+        load_settings("nowhere.yaml")

@@ -23,9 +23,9 @@ from onceforall.costs import (
 )
 from onceforall.errors import InputError
 from onceforall.families import Family
-from onceforall.formats import StaticNetwork
-from onceforall.layers import ConvNormAct, MBConv, layer
-from onceforall.tables import Table
+from onceforall.families.layers import ConvNormAct, MBConv, layer
+from onceforall.interop import StaticNetwork
+from onceforall.space import Table
 
 COSTS = ("macs", "params", "peak_activation_bytes")
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from onceforall import config, families
-from onceforall.curriculum import Phase, Share, curriculum
+from onceforall import families
 from onceforall.errors import InputError
 from onceforall.space import Gene, Presence, Space
+from onceforall.training import Phase, Share, curriculum, load_settings
 
 FAMILY = families.get("mbv3_mini")
 SHARES = [
@@ -136,7 +136,7 @@ def test_the_papers_recipe_has_the_papers_phases() -> None:
     """Paper, section 4.1, and the authors' training script, by hand. The script loops over
     `n_epochs + warmup_epochs`: 120 + 5 (kernel, depth 2, expand 2) and 25 + 0 (depth 1, expand 1);
     its learning rates are of one GPU of 32: 32 x 0.03, 32 x 0.0025, 32 x 0.0075."""
-    phases = config.load("paper").phases
+    phases = load_settings("paper").phases
     epochs = [185, 125, 25, 125, 25, 125]
     assert sum(epochs) == 610
     assert [(p.name, p.archs, p.lr) for p in phases] == [
@@ -157,7 +157,7 @@ def test_the_papers_recipe_has_the_papers_phases() -> None:
 
 def test_the_papers_learning_rate_by_hand() -> None:
     """Linear over 5 epochs, then 0.5 (1 + cos(pi t / T)) with T the 120 epochs that follow."""
-    shares = [p.share(10 * 2048, 2048) for p in config.load("paper").phases]
+    shares = [p.share(10 * 2048, 2048) for p in load_settings("paper").phases]
     kernel = curriculum(families.get("ofa_mbv3_w1.0").space, shares).phases[1]
     assert kernel.learning_rate(0) == pytest.approx(0.96 / 50)
     assert kernel.learning_rate(49) == pytest.approx(0.96)

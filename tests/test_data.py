@@ -12,20 +12,18 @@ import torch
 from PIL import Image
 
 from onceforall import data
-from onceforall import images as pixels_of
-from onceforall.data import Source
-from onceforall.errors import InputError
-from onceforall.folders import list_folder
-from onceforall.images import (
+from onceforall.data import (
     FileImages,
     MemoryImages,
     Normalisation,
     Request,
-    augmented,
-    center,
+    Source,
     in_order,
-    open_image,
+    list_folder,
 )
+from onceforall.data import images as pixels_of
+from onceforall.data.images import augmented, center, open_image
+from onceforall.errors import InputError
 
 PLAIN = Normalisation((0.0,), (1.0,))
 
@@ -349,7 +347,7 @@ def test_a_failed_download_is_one_line_of_ours(
         raise error
 
     monkeypatch.setattr(f"torchvision.datasets.{make}", fails)
-    monkeypatch.setattr(data, "FASHION_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("onceforall.data.sources.FASHION_FOLDER", tmp_path / "none")
     monkeypatch.setenv("ONCEFORALL_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:
         data.load(Source(name))

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from onceforall import demo, families
+from onceforall import families
 from onceforall.costs import cost_tables
+from onceforall.data import sources
 from onceforall.errors import InputError
 from onceforall.families import Family
+from onceforall.pipeline import demonstration
 from onceforall.predictors import Prediction
 from onceforall.space import Population
 
@@ -21,8 +23,8 @@ SHORT = ["resolutions=[12, 16]", "phases=[{name: all, steps: 30, lr: 0.1, archs:
 
 def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(demo, "SAMPLES", 14)
-    result = demo.demo(tmp_path / "out", [3.0, 4.0], "digits", SHORT)
+    monkeypatch.setattr(demonstration, "SAMPLES", 14)
+    result = demonstration.demo(tmp_path / "out", [3.0, 4.0], "digits", SHORT)
     rows = result["networks"]
     assert [row["name"] for row in rows] == ["smallest", "3ms", "4ms", "largest"]
     for row in rows:
@@ -39,7 +41,7 @@ def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Path(result["plot"]).read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "out" / "demo.json").read_text()) == result
     with pytest.raises(InputError, match="holds a run already"):
-        demo.demo(tmp_path / "out", [3.0], "digits", SHORT)
+        demonstration.demo(tmp_path / "out", [3.0], "digits", SHORT)
 
 
 class Foretold:
@@ -65,17 +67,17 @@ def test_budgets_are_placed_where_accuracy_rises() -> None:
     shop = SimpleNamespace(
         supernet=SimpleNamespace(space=family.space), risk=1.0, accuracy=accuracy, latency=latency
     )
-    found = demo._placed(shop, low, high)  # type: ignore[arg-type]
-    assert len(found) == demo.BUDGETS
-    asked = np.linspace(low, high, demo.FRONT + 1)[1:]
+    found = demonstration._placed(shop, low, high)  # type: ignore[arg-type]
+    assert len(found) == demonstration.BUDGETS
+    asked = np.linspace(low, high, demonstration.FRONT + 1)[1:]
     for share, budget in zip((0.25, 0.5, 0.75), found, strict=True):
         at = asked[asked > low + share * (knee - low)][0]  # search meets it nearly, not exactly
-        assert at <= budget <= 1.1 * demo.MARGIN * asked[list(asked).index(at) + 1]
+        assert at <= budget <= 1.1 * demonstration.MARGIN * asked[list(asked).index(at) + 1]
     flat = Foretold(family, lambda macs: 80 - macs)
     shop.accuracy = flat
-    even = demo._placed(shop, low, high)  # type: ignore[arg-type]
-    assert even == [demo._rounded_up(low + s * (high - low)) for s in (0.25, 0.5, 0.75)]
-    assert [demo._rounded_up(v) for v in (0.0331, 0.033, 4.01)] == [0.034, 0.033, 4.1]
+    even = demonstration._placed(shop, low, high)  # type: ignore[arg-type]
+    assert even == [demonstration._rounded_up(low + s * (high - low)) for s in (0.25, 0.5, 0.75)]
+    assert [demonstration._rounded_up(v) for v in (0.0331, 0.033, 4.01)] == [0.034, 0.033, 4.1]
 
 
 def test_without_fashion_mnist_digits_are_used_and_it_says_so(
@@ -84,7 +86,7 @@ def test_without_fashion_mnist_digits_are_used_and_it_says_so(
     def absent(source: object) -> object:
         raise InputError("data: Fashion-MNIST is nowhere")
 
-    monkeypatch.setitem(demo.data._NAMED, "fashion-mnist", absent)
-    settings, found = demo._data(None, [])
+    monkeypatch.setitem(sources._NAMED, "fashion-mnist", absent)
+    settings, found = demonstration._data(None, [])
     assert (settings.data.name, found.name) == ("digits", "digits")
     assert "using scikit-learn's digits instead" in capsys.readouterr().err

@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 from onceforall import families
 from onceforall.cli import app
 from onceforall.cli.nets import labelled
+from onceforall.data import FileImages
 from onceforall.errors import InputError
-from onceforall.evaluation import evaluate
-from onceforall.images import FileImages
-from onceforall.weights import save_network
+from onceforall.supernet import evaluate, save_network
 
 
 def test_counts_by_hand() -> None:

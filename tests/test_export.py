@@ -139,7 +139,7 @@ def test_what_no_exporter_can_write_is_one_line(
 def test_a_network_too_large_for_a_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "ONNX_BYTES", 400)
+    monkeypatch.setattr("onceforall.export.onnx.ONNX_BYTES", 400)
     with pytest.raises(InputError, match=r"Untraceable: its weights take .* holds less than 2"):
         export.export(Untraceable(), SHAPE, tmp_path / "n.onnx")
     assert not list(tmp_path.iterdir())

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onceforall import families, zoo
+from onceforall import families
 from onceforall.costs import cost
 from onceforall.errors import InputError
 from onceforall.families.fixed import Fixed
-from onceforall.layers import Bottleneck, ConvNormActPool, MBConv, ResidualConv
+from onceforall.families.layers import Bottleneck, ConvNormActPool, MBConv, ResidualConv
+from onceforall.interop import zoo
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from onceforall.data import list_folder
+from onceforall.data.folders import Split, changed, read_split
 from onceforall.errors import InputError
-from onceforall.folders import Split, changed, list_folder, read_split
 
 PARTS = ("train", "validation", "test")
 

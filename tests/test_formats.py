@@ -14,18 +14,17 @@ import pytest
 import torch
 import yaml
 
-from onceforall import families, formats, zoo
+from onceforall import families, interop
 from onceforall.costs import cost
 from onceforall.errors import InputError
 from onceforall.families.fixed import Fixed
-from onceforall.formats import mmrazor
-from onceforall.formats.arch_dict import from_arch_dict, to_arch_dict
-from onceforall.formats.net_config import from_config, to_config
-from onceforall.formats.tensors import read_tensors, write_tensors
-from onceforall.layers import MBConv
+from onceforall.families.layers import MBConv
+from onceforall.interop import mmrazor, zoo
+from onceforall.interop.arch_dict import from_arch_dict, to_arch_dict
+from onceforall.interop.net_config import from_config, to_config
+from onceforall.interop.tensors import read_tensors, write_tensors
 from onceforall.space import Arch, Block
-from onceforall.supernet import SuperNet
-from onceforall.weights import load_network, save_network
+from onceforall.supernet import SuperNet, load_network, save_network
 
 NOTE8 = "note8_lat-22ms_top1-70.4_finetune-25"
 
@@ -125,12 +124,12 @@ def test_a_config_written_again_keeps_its_block_numbers() -> None:
 
 def test_networks_of_the_families_are_recognised() -> None:
     rng = np.random.default_rng(0)
-    for name in formats.OFFICIAL:
+    for name in interop.OFFICIAL:
         family = families.get(name, classes=10, dropout=0.2)
         for _ in range(5):
             arch = family.space.random(rng)
-            read = from_config(to_config(formats.StaticNetwork(family, arch)), arch.resolution)
-            assert read == formats.StaticNetwork(family, arch)
+            read = from_config(to_config(interop.StaticNetwork(family, arch)), arch.resolution)
+            assert read == interop.StaticNetwork(family, arch)
 
 
 def test_a_resolution_beyond_the_supernets() -> None:
@@ -142,7 +141,7 @@ def test_a_resolution_beyond_the_supernets() -> None:
 
 def test_one_layer_apart_is_another_network() -> None:
     arch = families.get("ofa_mbv3_w1.0").space.smallest()
-    described = formats.StaticNetwork(families.get("ofa_mbv3_w1.0"), arch)
+    described = interop.StaticNetwork(families.get("ofa_mbv3_w1.0"), arch)
     config = to_config(described)
     config["blocks"][3]["mobile_inverted_conv"]["mid_channels"] += 8
     read = from_config(config, 128)
@@ -153,7 +152,7 @@ def test_one_layer_apart_is_another_network() -> None:
 
 def test_the_family_of_small_images_can_be_said_too() -> None:
     family = families.get("mbv3_mini")
-    described = formats.StaticNetwork(family, family.space.largest())
+    described = interop.StaticNetwork(family, family.space.largest())
     config = to_config(described)
     network = from_config(config, 28).build()
     with torch.device("meta"):
@@ -259,7 +258,7 @@ def test_a_plain_resnet50_is_read() -> None:
 
 def test_arch_dictionaries_go_round() -> None:
     rng = np.random.default_rng(1)
-    for name in formats.OFFICIAL:
+    for name in interop.OFFICIAL:
         space = families.get(name).space
         for _ in range(20):
             arch = space.random(rng)
@@ -417,8 +416,8 @@ def supernet() -> SuperNet:
 
 @pytest.mark.parametrize("form", ["official", "mmrazor"])
 def test_supernet_weights_go_round(form: str, supernet: SuperNet, tmp_path: Path) -> None:
-    formats.write_supernet(tmp_path / "net", supernet, form)
-    again = formats.read_supernet(tmp_path / "net")
+    interop.write_supernet(tmp_path / "net", supernet, form)
+    again = interop.read_supernet(tmp_path / "net")
     assert again.family.name == "ofa_mbv3_w1.0"
     assert again.family.classes == 4
     for key, tensor in supernet.state_dict().items():
@@ -427,7 +426,7 @@ def test_supernet_weights_go_round(form: str, supernet: SuperNet, tmp_path: Path
 
 def test_mmrazor_names(supernet: SuperNet, tmp_path: Path) -> None:
     """As its own converter of the authors' files names them."""
-    formats.write_supernet(tmp_path / "net", supernet, "mmrazor")
+    interop.write_supernet(tmp_path / "net", supernet, "mmrazor")
     keys = set(read_tensors(tmp_path / "net"))
     assert {
         "architecture.backbone.first_conv.conv.weight",
@@ -447,17 +446,17 @@ def test_mmrazor_names(supernet: SuperNet, tmp_path: Path) -> None:
 def test_network_weights_go_round(form: str, supernet: SuperNet, tmp_path: Path) -> None:
     arch = supernet.space.random(np.random.default_rng(3))
     network = supernet.extract(arch)
-    formats.write_weights(tmp_path / "init", network, supernet.family, arch, form)
-    again = formats.read_weights(tmp_path / "init", supernet.family, arch)
+    interop.write_weights(tmp_path / "init", network, supernet.family, arch, form)
+    again = interop.read_weights(tmp_path / "init", supernet.family, arch)
     assert not again.training
     for key, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor), key
 
 
 def test_a_supernets_file_gives_its_subnetworks(supernet: SuperNet, tmp_path: Path) -> None:
-    formats.write_supernet(tmp_path / "net", supernet)
+    interop.write_supernet(tmp_path / "net", supernet)
     arch = supernet.space.smallest()
-    got = formats.read_weights(tmp_path / "net", supernet.family, arch).state_dict()
+    got = interop.read_weights(tmp_path / "net", supernet.family, arch).state_dict()
     for key, tensor in supernet.extract(arch).state_dict().items():
         assert torch.equal(got[key], tensor), key
 
@@ -466,27 +465,27 @@ def test_a_fixed_network_through_every_format_that_holds_it(tmp_path: Path) -> N
     described = from_config(small_config(), 64)
     network = randomised(described.build())
     x = torch.randn(1, 3, 64, 64)
-    formats.write_weights(tmp_path / "init", network, *described)
+    interop.write_weights(tmp_path / "init", network, *described)
     keys = set(read_tensors(tmp_path / "init"))
     prefix = "blocks.2.mobile_inverted_conv.inverted_bottleneck.conv.weight"
     assert prefix in keys  # its number in the config, where block 1 is a placeholder
     assert not any(key.startswith("blocks.1.") for key in keys)
-    read = formats.read_weights(tmp_path / "init", *described)
+    read = interop.read_weights(tmp_path / "init", *described)
     save_network(tmp_path / "own.safetensors", read, *described, {})
     own, arch, _ = load_network(tmp_path / "own.safetensors")
     assert arch == described.arch
-    formats.write_network(
-        tmp_path / "folder", formats.read_network(tmp_path / "own.safetensors"), "official"
+    interop.write_network(
+        tmp_path / "folder", interop.read_network(tmp_path / "own.safetensors"), "official"
     )
-    back = formats.read_network(tmp_path / "folder")
+    back = interop.read_network(tmp_path / "folder")
     assert back == described
-    last = formats.read_weights(tmp_path / "own.safetensors", *back)
+    last = interop.read_weights(tmp_path / "own.safetensors", *back)
     for key, tensor in network.state_dict().items():
         assert torch.equal(own.state_dict()[key], tensor), key
         assert torch.equal(last.state_dict()[key], tensor), key
     torch.testing.assert_close(last(x), network(x))
     with pytest.raises(InputError, match="fixed has no MMRazor form"):
-        formats.write_weights(tmp_path / "mm", network, *described, "mmrazor")
+        interop.write_weights(tmp_path / "mm", network, *described, "mmrazor")
 
 
 def _renamed(tensors: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torch.Tensor]:
@@ -518,21 +517,21 @@ def test_every_key_must_be_right(
     change: Callable[[dict[str, torch.Tensor]], Any], says: str, tmp_path: Path
 ) -> None:
     described = from_config(small_config(), 64)
-    formats.write_weights(tmp_path / "init", described.build(), *described)
+    interop.write_weights(tmp_path / "init", described.build(), *described)
     tensors = read_tensors(tmp_path / "init")
     torch.save({"state_dict": change(tensors)}, tmp_path / "changed")
     with pytest.raises(InputError, match=says) as error:
-        formats.read_weights(tmp_path / "changed", *described)
+        interop.read_weights(tmp_path / "changed", *described)
     assert str(tmp_path / "changed") in str(error.value)
 
 
 def test_both_spellings_of_blocks(tmp_path: Path) -> None:
     described = from_config(small_config(), 64)
     network = randomised(described.build())
-    formats.write_weights(tmp_path / "init", network, *described)
+    interop.write_weights(tmp_path / "init", network, *described)
     tensors = read_tensors(tmp_path / "init")
     write_tensors(tmp_path / "new", _renamed(tensors, "mobile_inverted_conv", "conv"))
-    read = formats.read_weights(tmp_path / "new", *described)
+    read = interop.read_weights(tmp_path / "new", *described)
     for key, tensor in network.state_dict().items():
         assert torch.equal(read.state_dict()[key], tensor)
 
@@ -579,7 +578,7 @@ def test_truncated_weights(legacy: bool, tmp_path: Path) -> None:
     for size in (0, 1, 2, 100, len(data) // 2, len(data) - 1):
         cut.write_bytes(data[:size])
         with pytest.raises(InputError, match="cut") as error:
-            formats.read_weights(cut, *described)
+            interop.read_weights(cut, *described)
         assert "\n" not in str(error.value)
 
 
@@ -616,7 +615,7 @@ def test_what_holds_no_weights(tmp_path: Path) -> None:
         ("archive", "not a weights file"),
         ("absent", "no such"),
     ):
-        for read in (lambda p: formats.read_weights(p, *described), formats.read_supernet):
+        for read in (lambda p: interop.read_weights(p, *described), interop.read_supernet):
             with pytest.raises(InputError, match=f"{name}: .*{says}") as error:
                 read(tmp_path / name)
             assert "\n" not in str(error.value)
@@ -625,7 +624,7 @@ def test_what_holds_no_weights(tmp_path: Path) -> None:
 def test_flipped_bits(tmp_path: Path) -> None:
     """Of an archive every flipped bit of a tensor is seen; PyTorch alone would load it."""
     described = from_config(small_config(), 64)
-    formats.write_weights(tmp_path / "init", described.build(), *described)
+    interop.write_weights(tmp_path / "init", described.build(), *described)
     data = bytearray((tmp_path / "init").read_bytes())
     with zipfile.ZipFile(tmp_path / "init") as archive:
         stored = max(archive.infolist(), key=lambda i: i.file_size)
@@ -633,15 +632,15 @@ def test_flipped_bits(tmp_path: Path) -> None:
     data[place] ^= 0x10
     (tmp_path / "flipped").write_bytes(bytes(data))
     with pytest.raises(InputError, match="damaged"):
-        formats.read_weights(tmp_path / "flipped", *described)
+        interop.read_weights(tmp_path / "flipped", *described)
 
 
 def test_weights_of_another_supernet(tmp_path: Path) -> None:
     net = SuperNet(families.get("ofa_proxyless_w1.3", classes=3))
-    formats.write_supernet(tmp_path / "net", net)
-    assert formats.read_supernet(tmp_path / "net").family.name == "ofa_proxyless_w1.3"
+    interop.write_supernet(tmp_path / "net", net)
+    assert interop.read_supernet(tmp_path / "net").family.name == "ofa_proxyless_w1.3"
     with pytest.raises(InputError, match=r"given|missing|unknown"):
-        formats.read_supernet(tmp_path / "net", families.get("ofa_mbv3_w1.0", classes=3))
+        interop.read_supernet(tmp_path / "net", families.get("ofa_mbv3_w1.0", classes=3))
 
 
 # --- files
@@ -650,18 +649,18 @@ def test_weights_of_another_supernet(tmp_path: Path) -> None:
 def test_every_kind_of_file_is_recognised_by_content(tmp_path: Path) -> None:
     arch = zoo.get(NOTE8).arch
     assert arch is not None
-    described = formats.from_text(str(arch))
-    for form in formats.FORMATS:
-        (written, *_) = formats.write_network(tmp_path / f"{form}.json", described, form)
-        assert formats.read_network(written) == described, form
+    described = interop.from_text(str(arch))
+    for form in interop.FORMATS:
+        (written, *_) = interop.write_network(tmp_path / f"{form}.json", described, form)
+        assert interop.read_network(written) == described, form
     (tmp_path / "text").write_text(f"{arch}\n")
-    assert formats.read_network(tmp_path / "text") == described
-    folder = formats.write_network(tmp_path / "folder", described, "official")
+    assert interop.read_network(tmp_path / "text") == described
+    folder = interop.write_network(tmp_path / "folder", described, "official")
     assert [p.name for p in folder] == ["net.config", "run.config"]
-    assert formats.read_network(tmp_path / "folder") == described
-    assert formats.read_network(tmp_path / "folder", resolution=192).arch.resolution == 192
+    assert interop.read_network(tmp_path / "folder") == described
+    assert interop.read_network(tmp_path / "folder", resolution=192).arch.resolution == 192
     with pytest.raises(InputError, match="exists already"):
-        formats.write_network(tmp_path / "folder", described, "official")
+        interop.write_network(tmp_path / "folder", described, "official")
 
 
 @pytest.mark.parametrize(
@@ -683,7 +682,7 @@ def test_other_files_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text(text)
     with pytest.raises(InputError) as error:
-        formats.read_network(path)
+        interop.read_network(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -694,23 +693,23 @@ def test_other_files_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     text = json.dumps(small_config())
     (tmp_path / "net.config").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert formats.read_network(tmp_path / "net.config", 64) == from_config(small_config(), 64)
+    assert interop.read_network(tmp_path / "net.config", 64) == from_config(small_config(), 64)
     (tmp_path / "net.config").write_bytes(text.encode("utf-16"))
     with pytest.raises(InputError, match="not text in UTF-8"):
-        formats.read_network(tmp_path / "net.config", 64)
+        interop.read_network(tmp_path / "net.config", 64)
 
 
 @pytest.mark.parametrize("how", ["folder", "dangling link"])
 def test_a_run_config_that_cannot_be_read_is_not_passed_over(how: str, tmp_path: Path) -> None:
     """Else the network would be one of 224 pixels, whatever it was trained for."""
     (tmp_path / "net.config").write_text(json.dumps(small_config()))
-    assert formats.read_network(tmp_path).arch.resolution == 224
+    assert interop.read_network(tmp_path).arch.resolution == 224
     if how == "folder":
         (tmp_path / "run.config").mkdir()
     else:
         (tmp_path / "run.config").symlink_to(tmp_path / "absent")
     with pytest.raises(InputError, match=r"run\.config: "):
-        formats.read_network(tmp_path)
+        interop.read_network(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -728,7 +727,7 @@ def test_an_error_names_its_file_once(text: str, tmp_path: Path) -> None:
     path = tmp_path / "arch"
     path.write_text(text)
     with pytest.raises(InputError) as error:
-        formats.read_network(path)
+        interop.read_network(path)
     assert str(error.value).startswith(f"{path}: ")
     assert str(error.value).count(str(path)) == 1
 
@@ -739,7 +738,7 @@ def test_all_published_configs(data_dir: Path) -> None:
     configs = sorted((data_dir / "specialized").glob("*/net.config"))
     assert len(configs) == 50
     for path in configs:
-        described = formats.read_network(path)
+        described = interop.read_network(path)
         assert described.arch == zoo.get(path.parent.name).arch
         assert to_config(described) == json.loads(path.read_text()), path.parent.name
 
@@ -756,7 +755,7 @@ def test_all_published_configs(data_dir: Path) -> None:
     ],
 )
 def test_proxylessnas_networks(file: str, resolution: int, params: int, data_dir: Path) -> None:
-    described = formats.read_network(data_dir / "proxyless" / file)
+    described = interop.read_network(data_dir / "proxyless" / file)
     assert described.arch.resolution == resolution
     with torch.device("meta"):
         network = described.build()
@@ -768,9 +767,9 @@ def test_proxylessnas_networks(file: str, resolution: int, params: int, data_dir
 @pytest.mark.data
 def test_mmrazors_note8(data_dir: Path, tmp_path: Path) -> None:
     path = data_dir / "mmrazor" / "OFA_SUBNET_NOTE8_LAT22.yaml"
-    described = formats.read_network(path)
+    described = interop.read_network(path)
     assert described.arch == zoo.get(NOTE8).arch
-    formats.rewrite_subnet(path, described, tmp_path / "again.yaml")
+    interop.rewrite_subnet(path, described, tmp_path / "again.yaml")
     want = yaml.safe_load(path.read_text())
     assert yaml.safe_load((tmp_path / "again.yaml").read_text()) == want
     with torch.device("meta"):
@@ -790,20 +789,20 @@ def test_real_weights_say_the_same_as_the_authors_code(data_dir: Path, tmp_path:
 
     folder = data_dir / "proxyless"
     config = folder / "proxyless-w0.3-r176_imagenet.json"
-    described = formats.read_network(config)
-    network = formats.read_weights(config.with_suffix(".pth"), *described)
+    described = interop.read_network(config)
+    network = interop.read_weights(config.with_suffix(".pth"), *described)
     theirs = networks.ProxylessNASNets.build_from_config(
         copy.deepcopy(json.loads(config.read_text()))
     )
     theirs.load_state_dict(torch.load(config.with_suffix(".pth"), weights_only=True)["state_dict"])
     theirs.eval()
     save_network(tmp_path / "own", network, *described, {})
-    formats.write_network(tmp_path / "official", described, "official")
-    formats.write_weights(
+    interop.write_network(tmp_path / "official", described, "official")
+    interop.write_weights(
         tmp_path / "official" / "init", load_network(tmp_path / "own")[0], *described
     )
-    again = formats.read_weights(
-        tmp_path / "official" / "init", *formats.read_network(tmp_path / "official")
+    again = interop.read_weights(
+        tmp_path / "official" / "init", *interop.read_network(tmp_path / "official")
     )
     prepare = T.Compose(
         [T.Resize(201), T.CenterCrop(176), T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)]

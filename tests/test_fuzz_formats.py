@@ -12,12 +12,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onceforall import families, formats, zoo
+from onceforall import families, interop
 from onceforall.errors import InputError
 from onceforall.families.fixed import Fixed
-from onceforall.formats import mmrazor
-from onceforall.formats.arch_dict import to_arch_dict
-from onceforall.formats.net_config import to_config
+from onceforall.interop import mmrazor, zoo
+from onceforall.interop.arch_dict import to_arch_dict
+from onceforall.interop.net_config import to_config
 
 FUZZ = settings(
     max_examples=200,
@@ -27,7 +27,7 @@ FUZZ = settings(
 )
 
 NOTE8 = zoo.network(zoo.get("ofa-note8-22"))
-RESNET = formats.StaticNetwork(
+RESNET = interop.StaticNetwork(
     families.get("ofa_resnet50"), families.get("ofa_resnet50").space.smallest()
 )
 VALID: dict[str, Any] = {
@@ -93,7 +93,7 @@ def read(path: Path) -> None:
     """Reads a file; what is not refused must be a network that can be built and written."""
     refusal = ""
     try:
-        found = formats.read_network(path)
+        found = interop.read_network(path)
     except InputError as error:
         refusal = str(error)
     if refusal:
@@ -150,14 +150,14 @@ def test_cut_and_spliced_text(data: Any, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "init"
-    formats.write_weights(path, NOTE8.build(), *NOTE8)
+    interop.write_weights(path, NOTE8.build(), *NOTE8)
     return path
 
 
 def test_damaged_weights(weights: Path, tmp_path: Path) -> None:
     """A flipped bit anywhere is seen, or changes no weight; so is a cut."""
     whole = weights.read_bytes()
-    want = formats.read_weights(weights, *NOTE8).state_dict()
+    want = interop.read_weights(weights, *NOTE8).state_dict()
     rng = random.Random(0)
     path = tmp_path / "damaged"
     for i in range(12):
@@ -172,7 +172,7 @@ def test_damaged_weights(weights: Path, tmp_path: Path) -> None:
         path.write_bytes(bytes(data))
         refusal = ""
         try:
-            got = formats.read_weights(path, *NOTE8).state_dict()
+            got = interop.read_weights(path, *NOTE8).state_dict()
         except InputError as error:
             refusal = str(error)
         if refusal:

@@ -13,8 +13,8 @@ from onceforall.errors import InputError
 from onceforall.records import Labels, read_labels, write_csv
 from onceforall.search import Infeasible, Limit, pareto, search
 from onceforall.search.guided import changes
-from onceforall.space import Arch, Gene, Population, Presence, Space
-from onceforall.tables import Factor, Table, evaluate
+from onceforall.space import Arch, Gene, Population, Presence, Space, Table
+from onceforall.space.tables import Factor, evaluate
 
 
 def blocks(*counts: int, inner: bool = True) -> list[Gene]:

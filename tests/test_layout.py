@@ -13,29 +13,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "onceforall"
 ROOMS: list[set[str]] = [
     {"__main__"},
     {"cli"},
-    {"demo"},
-    {"specialize"},
-    {"workshop"},
-    {"collecting", "testing"},
-    {"runs"},
+    {"pipeline", "testing"},
     {"training"},
-    {"scale"},
-    {"config"},
-    {"curriculum", "distributed"},
     {"report", "search"},
     {"predictors"},
     {"devices"},
     {"export"},
-    {"zoo"},
-    {"formats"},
-    {"accuracy", "weights"},
+    {"interop"},
+    {"supernet"},
     {"data"},
-    {"evaluation", "calibration", "checkpoint", "images", "folders", "losses", "records"},
-    {"supernet", "costs"},
+    {"records"},
+    {"costs"},
     {"families"},
-    {"layers", "tables"},
     {"space"},
-    {"files", "progress", "seeds"},
+    {"files", "progress"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
@@ -75,7 +66,7 @@ def test_imports_point_down(path: Path) -> None:
         assert LEVEL[other] > LEVEL[room], f"{path.name}: {room} imports {other}, which is above it"
 
 
-@pytest.mark.parametrize("room", ["space", "tables", "search", "records", "cli"])
+@pytest.mark.parametrize("room", ["space", "search", "records", "interop.zoo", "cli"])
 def test_no_torch_in(room: str) -> None:
     code = f"import onceforall.{room}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

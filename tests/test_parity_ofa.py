@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from onceforall import families, formats
-from onceforall.calibration import calibrate
+from onceforall import families, interop
 from onceforall.costs import cost
-from onceforall.formats.arch_dict import from_arch_dict, to_arch_dict
-from onceforall.formats.net_config import to_config
-from onceforall.supernet import SuperNet
+from onceforall.interop.arch_dict import from_arch_dict, to_arch_dict
+from onceforall.interop.net_config import to_config
+from onceforall.supernet import SuperNet, calibrate
 
 pytest.importorskip("ofa")
 
@@ -87,7 +86,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.
             path = tmp_path_factory.mktemp("weights") / "init"
             torch.save({"state_dict": theirs.state_dict()}, path)
             made.clear()  # one at a time: they are large
-            made[name] = (theirs.eval(), formats.read_supernet(path))
+            made[name] = (theirs.eval(), interop.read_supernet(path))
         ours = made[name][1].eval()
         assert isinstance(ours, SuperNet)
         return made[name][0], ours
@@ -164,10 +163,10 @@ def test_config_and_weights_written_here_are_read_there(
     x = torch.randn(1, 3, 96, 96)
     for i in range(4):
         chosen = theirs.sample_active_subnet()
-        static = formats.StaticNetwork(ours.family, from_arch_dict({**chosen, "r": 96}, name))
+        static = interop.StaticNetwork(ours.family, from_arch_dict({**chosen, "r": 96}, name))
         network = ours.extract(static.arch).eval()
         config = json.loads(json.dumps(to_config(static)))
-        formats.write_weights(tmp_path / f"init{i}", network, *static)
+        interop.write_weights(tmp_path / f"init{i}", network, *static)
         built = get_net_by_name(config["name"]).build_from_config(copy.deepcopy(config))
         saved = torch.load(tmp_path / f"init{i}", weights_only=True)["state_dict"]
         built.load_state_dict(saved)
@@ -176,7 +175,7 @@ def test_config_and_weights_written_here_are_read_there(
         macs, params = profile(built, (1, 3, 96, 96))
         counted = cost(network, (3, 96, 96))
         assert (counted.macs, counted.params) == (macs, params)
-        again = formats.read_weights(tmp_path / f"init{i}", *static)
+        again = interop.read_weights(tmp_path / f"init{i}", *static)
         assert torch.equal(again(x), network(x))
 
 
@@ -191,7 +190,7 @@ def test_their_config_is_read_here(
         chosen = theirs.sample_active_subnet()
         arch = from_arch_dict({**chosen, "r": 160}, name)
         config = theirs.get_active_subnet(preserve_weight=False).config
-        read = formats.net_config.from_config(json.loads(json.dumps(config)), 160)
+        read = interop.net_config.from_config(json.loads(json.dumps(config)), 160)
         assert read.arch == arch
 
 
@@ -200,7 +199,7 @@ def test_supernet_written_here_is_read_there(
     name: str, pairs: Callable[[str], tuple[nn.Module, SuperNet]], tmp_path: Path
 ) -> None:
     theirs, ours = pairs(name)
-    formats.write_supernet(tmp_path / "net", ours)
+    interop.write_supernet(tmp_path / "net", ours)
     fresh = THEIRS[name]()
     fresh.load_state_dict(torch.load(tmp_path / "net", weights_only=True)["state_dict"])
     for key, tensor in theirs.state_dict().items():
@@ -216,7 +215,7 @@ def test_arch_dictionaries_choose_the_same_network(name: str) -> None:
         arch = space.random(rng)
         theirs.set_active_subnet(**to_arch_dict(arch))
         config = theirs.get_active_subnet(preserve_weight=False).config
-        read = formats.net_config.from_config(json.loads(json.dumps(config)), arch.resolution)
+        read = interop.net_config.from_config(json.loads(json.dumps(config)), arch.resolution)
         assert read.arch == arch
 
 
@@ -234,12 +233,12 @@ def test_channels_are_sorted_in_the_same_order(name: str, stage: int, tmp_path: 
             importance = 4.0 * (1 + torch.randperm(tensor.shape[1]))
             tensor.mul_((importance / tensor.abs().sum((0, 2, 3))).view(1, -1, 1, 1))
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "before")
-    ours = formats.read_supernet(tmp_path / "before")
+    ours = interop.read_supernet(tmp_path / "before")
     theirs.re_organize_middle_weights(expand_ratio_stage=stage)
     assert isinstance(ours, SuperNet)
     ours.sort_channels(stage + 1)
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "after")
-    sorted_there = formats.read_supernet(tmp_path / "after").state_dict()
+    sorted_there = interop.read_supernet(tmp_path / "after").state_dict()
     for key, tensor in ours.state_dict().items():
         assert torch.equal(tensor, sorted_there[key]), key
 
@@ -273,7 +272,7 @@ def test_macs_and_parameters_of_all_published_networks(data_dir: Path) -> None:
     for path in configs:
         config = json.loads(path.read_text())
         theirs = get_net_by_name(config["name"]).build_from_config(config)
-        described = formats.read_network(path)
+        described = interop.read_network(path)
         size = described.arch.resolution
         with torch.device("meta"):
             network = described.build()

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from onceforall import formats
+from onceforall import interop
+from onceforall.data import FileImages, Normalisation, in_order, list_folder
 from onceforall.devices.onnxruntime_cpu import load_session
 from onceforall.export import export
-from onceforall.folders import list_folder
-from onceforall.images import FileImages, Normalisation, in_order
 
 
 @pytest.mark.data
 @pytest.mark.slow
 def test_onnx_ranks_every_image_as_pytorch_does(data_dir: Path, tmp_path: Path) -> None:
     source = data_dir / "proxyless"
-    network = formats.read_network(source / "proxyless-w0.3-r176_imagenet.json")
-    module = formats.read_weights(source / "proxyless-w0.3-r176_imagenet.pth", *network)
+    network = interop.read_network(source / "proxyless-w0.3-r176_imagenet.json")
+    module = interop.read_weights(source / "proxyless-w0.3-r176_imagenet.pth", *network)
     size = network.arch.resolution
     assert size == 176
     export(module, (3, size, size), tmp_path / "n.onnx")

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from onceforall import config, training
+from onceforall import training
 from onceforall.cli import app
-from onceforall.config import Settings
-from onceforall.data import Data
+from onceforall.data import Data, MemoryImages, Normalisation
 from onceforall.errors import InputError
-from onceforall.images import MemoryImages, Normalisation
-from onceforall.scale import described, family_of, recipe_for
+from onceforall.training import Settings, load_settings
+from onceforall.training.scale import described, family_of, recipe_for
 
 
 def data_of(size: int) -> Data:
@@ -39,7 +38,7 @@ def data_of(size: int) -> Data:
 )
 def test_all_three_follow_the_size(size: int, recipe: str, resolutions: tuple[int, ...]) -> None:
     assert recipe_for(size) == recipe
-    settings = config.load(recipe, ["data.name=mine"])
+    settings = load_settings(recipe, ["data.name=mine"])
     family = family_of(settings, data_of(size))
     assert family.space.resolution == resolutions
     assert family.name == {"small": "mbv3_mini", "photos": "ofa_mbv3_w1.0"}[recipe]
@@ -52,7 +51,7 @@ def test_all_three_follow_the_size(size: int, recipe: str, resolutions: tuple[in
 
 @pytest.mark.parametrize(("recipe", "size"), [("small", 300), ("photos", 28), ("sandwich", 65)])
 def test_a_contradiction_is_refused(recipe: str, size: int) -> None:
-    settings = config.load(recipe, ["data.name=mine"])
+    settings = load_settings(recipe, ["data.name=mine"])
     wanted = recipe_for(size)
     with pytest.raises(InputError, match=f"mine has {size}; the recipe {wanted} is for these"):
         family_of(settings, data_of(size))
@@ -79,7 +78,7 @@ def test_the_recipe_that_is_chosen_is_the_one_that_is_trained(
     change = f"data.name={tmp_path / 'images'}"
     for given in ([change], ["auto", change], [recipe, change]):
         assert CliRunner().invoke(app, ["train", *given]).exit_code == 0
-    assert [settings for settings, _ in trained] == [config.load(recipe, [change])] * 3
+    assert [settings for settings, _ in trained] == [load_settings(recipe, [change])] * 3
     for settings, data in trained:
         assert data.train.augmentation == settings.data.augmentation  # type: ignore[attr-defined]
         assert data.validation.augmentation == "none"  # type: ignore[attr-defined]

@@ -7,8 +7,7 @@ from onceforall.errors import InputError
 from onceforall.search import Infeasible, Limit, nondominated, pareto, search
 from onceforall.search.additive import Costs, Regression, best_archs, cells
 from onceforall.search.guided import changes
-from onceforall.space import Population, Space, Stage
-from onceforall.tables import Place, Table
+from onceforall.space import Place, Population, Space, Stage, Table
 
 SPACE = Space.of_stages(
     "toy",

@@ -1,6 +1,6 @@
 """Seeds: one for each purpose, step and rank."""
 
-from onceforall.seeds import seed_of
+from onceforall.training.seeds import seed_of
 
 
 def test_seeds_do_not_meet() -> None:

@@ -12,34 +12,41 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from onceforall import collecting, config, data, devices, training
-from onceforall.accuracy import accuracy, calibrated, torch_device
+from onceforall import data, devices, training
 from onceforall.cli import app
 from onceforall.cli.specialize import network_table
 from onceforall.costs import cost_tables
-from onceforall.data import Data, Source
+from onceforall.data import Data, Images, Request, Source, in_order
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
+from onceforall.families.layers import Layer, layer
 from onceforall.families.mobilenetv3 import MobileNetV3
-from onceforall.images import Images, Request, in_order
-from onceforall.layers import Layer, layer
-from onceforall.predictors import Prediction, Predictor, stalled
-from onceforall.records import Record, read_jsonl, read_labels, write_jsonl
-from onceforall.runs import Run, open_run
-from onceforall.search import Infeasible
-from onceforall.space import Arch, Population
-from onceforall.specialize import (
-    ROUNDS,
+from onceforall.pipeline import (
     Limits,
-    propose,
-    reference,
+    Run,
+    Workshop,
+    collecting,
+    open_run,
+    open_workshop,
     refuse_impossible,
     specialize,
 )
-from onceforall.supernet import SuperNet
-from onceforall.weights import load_network, save_network
-from onceforall.workshop import Workshop, disagrees, open_workshop
+from onceforall.pipeline.specializing import ROUNDS, propose, reference
+from onceforall.pipeline.workshop import disagrees
+from onceforall.predictors import Prediction, Predictor, stalled
+from onceforall.records import Record, read_jsonl, read_labels, write_jsonl
+from onceforall.search import Infeasible
+from onceforall.space import Arch, Population
+from onceforall.supernet import (
+    SuperNet,
+    accuracy,
+    calibrated,
+    load_network,
+    save_network,
+    torch_device,
+)
+from onceforall.training import load_settings
 
 CHANGES = [
     "resolutions=[12, 16]",
@@ -56,7 +63,7 @@ def digits() -> Data:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    training.train(folder, config.load("digits", CHANGES), digits)
+    training.train(folder, load_settings("digits", CHANGES), digits)
     return open_run(folder)
 
 
@@ -387,7 +394,7 @@ def test_what_was_measured_to_fit_stays_when_the_machine_gets_slow(
     arch = shop.supernet.space.smallest()
     slow = replace(shop, delivered={arch: 0.5}, scores={arch: 50.0}, latency_file=None)
     large = shop.supernet.space.largest()
-    monkeypatch.setattr("onceforall.specialize.propose", lambda *_: [large])
+    monkeypatch.setattr("onceforall.pipeline.specializing.propose", lambda *_: [large])
     monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
     monkeypatch.setattr(devices, "disturbed", lambda target: True)
     found = specialize(slow, Limits(latency_ms=1.0), tmp_path / "out")
@@ -413,8 +420,8 @@ class Script:
     def into(self, patch: pytest.MonkeyPatch, shop: Workshop, top1: dict[Arch, float]) -> Workshop:
         patch.setattr(devices, "measure_many", self.measure)
         patch.setattr(devices, "disturbed", lambda target: self.disturbed)
-        patch.setattr("onceforall.specialize.propose", lambda *_: self.turns.pop(0))
-        patch.setattr("onceforall.specialize.disagrees", lambda *_: False)
+        patch.setattr("onceforall.pipeline.specializing.propose", lambda *_: self.turns.pop(0))
+        patch.setattr("onceforall.pipeline.specializing.disagrees", lambda *_: False)
         patch.setattr(Workshop, "learn_latency", lambda *_: None)
         return replace(shop, delivered={}, scores=top1, latency_file=None)
 
@@ -543,7 +550,7 @@ def test_networks_are_scored_where_they_are_asked_for(
         assert next(supernet.parameters()).device == torch.device("cpu")
         raise There
 
-    monkeypatch.setattr("onceforall.workshop.torch_device", pick)
+    monkeypatch.setattr("onceforall.pipeline.workshop.torch_device", pick)
     monkeypatch.setattr(collecting, "accuracies", scored)
     for name in (None, "cuda"):
         with pytest.raises(There):
@@ -563,7 +570,7 @@ def test_commands_put_networks_where_they_are_asked_to(
         asked.append(name)
         return torch.device("cpu")
 
-    monkeypatch.setattr("onceforall.accuracy.torch_device", pick)
+    monkeypatch.setattr("onceforall.supernet.torch_device", pick)
     out = tmp_path / "records.jsonl"
     commands = (
         f"evaluate {tmp_path / 'n.safetensors'} --data digits --limit 20",

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from onceforall import families
-from onceforall.curriculum import Share, curriculum
 from onceforall.errors import InputError
+from onceforall.families.layers import init_weights, make_divisible
 from onceforall.families.resnet import ResNet
-from onceforall.layers import init_weights, make_divisible
 from onceforall.space import Space, Stage
-from onceforall.supernet import SuperNet, center_crop, importance_order
+from onceforall.supernet import SuperNet
+from onceforall.supernet.supernet import center_crop, importance_order
 from onceforall.testing import check_family, check_lending
+from onceforall.training import Share, curriculum
 
 
 def perturbed(supernet: SuperNet) -> SuperNet:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onceforall.errors import InputError
-from onceforall.space import Arch, Space, Stage
-from onceforall.tables import Place, Table, evaluate
+from onceforall.space import Arch, Place, Space, Stage, Table
+from onceforall.space.tables import evaluate
 
 # widths differ within and between stages; depth 1 is a choice in one stage only
 SPACE = Space.of_stages(

@@ -19,17 +19,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from onceforall import checkpoint, config, data, families, training
-from onceforall.accuracy import accuracy, calibrated
-from onceforall.config import Settings
-from onceforall.data import Data, Source
+from onceforall import data, families, training
+from onceforall.data import Data, FileImages, Request, Source
 from onceforall.errors import InputError, Stopped
+from onceforall.families.layers import Layer, layer
 from onceforall.families.mobilenetv3 import MobileNetV3
-from onceforall.images import FileImages, Request
-from onceforall.layers import Layer, layer
-from onceforall.runs import open_run
+from onceforall.pipeline import open_run
 from onceforall.space import Arch
-from onceforall.weights import load_supernet
+from onceforall.supernet import accuracy, calibrated, checkpoint, load_supernet
+from onceforall.training import Settings, load_settings, loop
 
 RECIPE = """
 family: mbv3_mini
@@ -57,7 +55,7 @@ def digits() -> Data:
 def recipe(tmp_path: Path, *changes: str) -> Settings:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
-    return config.load(str(path), changes)
+    return load_settings(str(path), changes)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -115,7 +113,7 @@ def test_dropout_is_of_seed_step_and_rank(tmp_path: Path, digits: Data) -> None:
     for seed, rank, step in ((0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)):
         settings = recipe(tmp_path, "dropout=0.5", f"seed={seed}", "resolutions=[12]")
         group = training.Group(rank=rank)
-        run = training._Run(tmp_path / "run", settings, digits, group)
+        run = loop._Run(tmp_path / "run", settings, digits, group)
         run.step = step
         images, labels = next(digits.train.stream([Request(range(32), 12)]))
         seen: list[torch.Tensor] = []
@@ -144,7 +142,7 @@ def test_the_caller_keeps_random_state_and_threads(tmp_path: Path, digits: Data)
 def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -> None:
     """NumPy's generators of (seed, 1) and (seed, 1, 0) are one: those of the archs of step 1 and
     of the order of epoch 0 were."""
-    run = training._Run(tmp_path / "run", recipe(tmp_path), digits, training.Group())
+    run = loop._Run(tmp_path / "run", recipe(tmp_path), digits, training.Group())
     order = [i for r in list(run._requests())[:6] for i in r.indices]
     n = len(digits.train)
     assert order != np.random.default_rng((0, 1)).permutation(n).tolist()[: len(order)]
@@ -153,7 +151,7 @@ def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -
 def test_every_image_is_seen_once_an_epoch(tmp_path: Path, digits: Data) -> None:
     """Where each arch of a step has images of its own, too, and from wherever a run is resumed."""
     settings = recipe(tmp_path, "batch_size=256", "phases.4.steps=9")
-    run = training._Run(tmp_path / "run", settings, digits, training.Group())
+    run = loop._Run(tmp_path / "run", settings, digits, training.Group())
     requests = list(run._requests())
     assert [len(r.indices) for r in requests] == 15 * [256] + 9 * [3 * 256]
     seen = [i for r in requests for i in r.indices]
@@ -168,12 +166,12 @@ def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits:
     """The gradient of a step is the sum of each arch's on its own batch."""
     phase = "{name: a, steps: 1, lr: 0.1, archs: 3, kernel: 2, rule: sandwich, own_images: true}"
     settings = recipe(tmp_path, f"phases=[{phase}]", "resolutions=[12]", "momentum=0")
-    run = training._Run(tmp_path / "run", settings, digits, training.Group())
+    run = loop._Run(tmp_path / "run", settings, digits, training.Group())
     images, labels = next(digits.train.stream(run._requests()))
     plan = run.curriculum.phases[0]
     run._train_step(plan, 0, images, labels)
     found = {n: p.grad.clone() for n, p in run.supernet.named_parameters() if p.grad is not None}
-    again = training._Run(tmp_path / "run", settings, digits, training.Group()).supernet.train()
+    again = loop._Run(tmp_path / "run", settings, digits, training.Group()).supernet.train()
     for i, arch in enumerate(plan.sample(settings.seed, 0)):
         part = slice(32 * i, 32 * (i + 1))
         torch.nn.functional.cross_entropy(
@@ -192,7 +190,7 @@ def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
     changes = ("weight_decay=0.5", "momentum=0.9", "resolutions=[12]")
     phases = "phases=[{name: a, steps: 2, lr: 0.1, kernel: 2, depth: 3, expand: 3}]"
     settings = recipe(tmp_path, phases, *changes)
-    run = training._Run(tmp_path / "run", settings, digits, training.Group())
+    run = loop._Run(tmp_path / "run", settings, digits, training.Group())
     space = run.curriculum.phases[0].space
     images, labels = next(digits.train.stream([Request(range(32), 12)]))
 
@@ -230,18 +228,18 @@ def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
 
 def _train_and_stop(run: Path, settings: Settings, digits: Data, step: int) -> None:
     """Sends Ctrl-C to this process once a step has been taken."""
-    original = training._Run._train_step
+    original = loop._Run._train_step
 
-    def stepping(self: training._Run, *args: object) -> tuple[float, float]:
+    def stepping(self: loop._Run, *args: object) -> tuple[float, float]:
         if self.step + 1 == step:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)  # type: ignore[arg-type]
 
-    training._Run._train_step = stepping  # type: ignore[method-assign, assignment]
+    loop._Run._train_step = stepping  # type: ignore[method-assign, assignment]
     try:
         training.train(run, settings, digits)
     finally:
-        training._Run._train_step = original  # type: ignore[method-assign]
+        loop._Run._train_step = original  # type: ignore[method-assign]
 
 
 def test_folders_are_not_overwritten(tmp_path: Path, digits: Data) -> None:
@@ -310,9 +308,9 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, digits: Data) ->
     run = stopped(tmp_path, digits)
     group = training.Group(rank=0, size=2)
     with pytest.raises(InputError, match=r"processes was 1, now 2: .* as many as before"):
-        training._Run(run, recipe(tmp_path), digits, group)._load()
+        loop._Run(run, recipe(tmp_path), digits, group)._load()
     with pytest.raises(InputError, match="batch_size: 3 is not enough for 2 processes"):
-        training._Run(run, recipe(tmp_path, "batch_size=3"), digits, group)
+        loop._Run(run, recipe(tmp_path, "batch_size=3"), digits, group)
 
 
 def test_resuming_what_has_ended_changes_nothing(
@@ -335,7 +333,7 @@ def test_a_resumed_run_clears_up_after_a_killed_one(tmp_path: Path, digits: Data
     script = """
 import os, signal, sys
 from pathlib import Path
-from onceforall import checkpoint, config, data, training
+from onceforall import data, training
 import safetensors.torch
 
 save = safetensors.torch.save_file
@@ -344,7 +342,8 @@ def dying(tensors, path, **more):
     if "training" in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
 safetensors.torch.save_file = dying
-training.train(Path(sys.argv[2]), config.load(sys.argv[1]), data.load(data.Source("digits")))
+settings = training.load_settings(sys.argv[1])
+training.train(Path(sys.argv[2]), settings, data.load(data.Source("digits")))
 """
     (tmp_path / "short.yaml").write_text(json.dumps(settings.to_dict()))
     run = tmp_path / "run"
@@ -360,9 +359,10 @@ training.train(Path(sys.argv[2]), config.load(sys.argv[1]), data.load(data.Sourc
 
 PAUSING = """
 import sys
-from onceforall import cli, training
+from onceforall import cli
+from onceforall.training import loop
 
-take = training._Run._train_step
+take = loop._Run._train_step
 
 def pausing(self, *args):
     if self.step == 4:
@@ -370,7 +370,7 @@ def pausing(self, *args):
         sys.stdin.readline()
     return take(self, *args)
 
-training._Run._train_step = pausing
+loop._Run._train_step = pausing
 cli.main()
 """
 
@@ -426,10 +426,9 @@ READING = """
 import os, signal, sys
 from pathlib import Path
 from onceforall import data
-from onceforall.images import Request
 
 images = data.load(data.Source(sys.argv[1], workers=2)).train
-stream = images.stream(Request([i % 8], 72) for i in range(10**9))
+stream = images.stream(data.Request([i % 8], 72) for i in range(10**9))
 next(stream)
 workers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 print(*workers, flush=True)
@@ -492,10 +491,11 @@ def _rank(rank: int, folder: Path) -> None:
     group.average_gradients([used, unused])
     two = "phases=[{name: a, steps: 3, lr: 0.1}, {name: b, steps: 3, lr: 0.1, expand: 2, depth: 3}]"
     changes = ["family=unseeded", "dropout=0.2", two]
-    settings = config.load(str(folder / "recipe.yaml"), changes)  # both read it, neither writes it
+    # Both processes read the file, neither writes it.
+    settings = load_settings(str(folder / "recipe.yaml"), changes)
     digits = data.load(settings.data)
-    training._prepare_folder(folder / "run", settings, digits, group)
-    run = training._Run(folder / "run", settings, digits, group)
+    loop._prepare_folder(folder / "run", settings, digits, group)
+    run = loop._Run(folder / "run", settings, digits, group)
     scale = dict(run.supernet.named_parameters())["network.scale.weight"]
     tensors = {"drawn": scale.detach().clone(), "averaged": used.grad}
     if unused.grad is not None:

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 import onceforall
-from onceforall import cli, families, formats, zoo
+from onceforall import cli, families, interop
 from onceforall.errors import InputError
+from onceforall.interop import zoo
 from onceforall.supernet import SuperNet
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
@@ -92,7 +93,7 @@ def test_what_is_published() -> None:
     assert len(entries) == 4 + 58
     assert len({e.id for e in entries}) == len({e.name for e in entries}) == 62
     supernets = [e for e in entries if e.kind == "supernet"]
-    assert [e.family for e in supernets] == list(formats.OFFICIAL)
+    assert [e.family for e in supernets] == list(interop.OFFICIAL)
     networks = [e for e in entries if e.kind == "network"]
     assert sum(e.arch is not None for e in networks) == 50
     assert all(e.top1 and e.top5 and e.params_millions and e.macs_millions for e in networks)
@@ -220,8 +221,8 @@ def test_a_network_whose_config_is_not_known_is_fetched_with_it(
     server: Server, tmp_path: Path
 ) -> None:
     family = families.get("ofa_resnet50")
-    described = formats.StaticNetwork(family, family.space.smallest())
-    formats.write_network(tmp_path / "made", described, "official")
+    described = interop.StaticNetwork(family, family.space.smallest())
+    interop.write_network(tmp_path / "made", described, "official")
     entry = zoo.get("ofa-resnet50D-06")
     folder = "/" + entry.path.removesuffix("/init")
     for name in ("net.config", "run.config"):
@@ -237,9 +238,9 @@ def resnet(server: Server, tmp_path: Path) -> zoo.Published:
     entry = zoo.get("ofa-resnet50D-06")
     assert entry.hash is None
     family = families.get("ofa_resnet50")
-    described = formats.StaticNetwork(family, family.space.smallest())
-    formats.write_network(tmp_path / "made", described, "official")
-    formats.write_weights(tmp_path / "made" / "init", described.build(), *described)
+    described = interop.StaticNetwork(family, family.space.smallest())
+    interop.write_network(tmp_path / "made", described, "official")
+    interop.write_weights(tmp_path / "made" / "init", described.build(), *described)
     for name in ("net.config", "run.config", "init"):
         at = "/" + entry.path.replace("init", name)
         server.files[at] = (tmp_path / "made" / name).read_bytes()
@@ -260,9 +261,9 @@ def test_what_has_no_hash_is_downloaded_only_when_told_to(
 
 def test_without_a_hash_keys_and_shapes_are_checked(server: Server, resnet: zoo.Published) -> None:
     other = families.get("ofa_resnet50").space.largest()
-    described = formats.StaticNetwork(families.get("ofa_resnet50"), other)
+    described = interop.StaticNetwork(families.get("ofa_resnet50"), other)
     path = resnet.file.parent / "other"
-    formats.write_weights(path, described.build(), *described)
+    interop.write_weights(path, described.build(), *described)
     server.files["/" + resnet.path] = path.read_bytes()
     with pytest.raises(InputError, match=r"key 'input_stem.*nothing was kept"):
         zoo.fetch(resnet, unverified=True)
@@ -301,7 +302,7 @@ def test_load_a_published_network_and_a_supernet(
     entry = zoo.get(NAME)
     assert entry.arch is not None
     network = families.get(entry.family).build(entry.arch).eval()
-    formats.write_weights(tmp_path / "init", network, *zoo.network(entry))
+    interop.write_weights(tmp_path / "init", network, *zoo.network(entry))
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         want = network(x)
@@ -312,12 +313,12 @@ def test_load_a_published_network_and_a_supernet(
     monkeypatch.setattr(zoo, "entries", lambda: tuple(own))
     with torch.no_grad():
         torch.testing.assert_close(onceforall.load(NAME)(x), want)
-    formats.write_network(tmp_path / "folder", zoo.network(entry), "official")
+    interop.write_network(tmp_path / "folder", zoo.network(entry), "official")
     with torch.no_grad():
         described = onceforall.load(str(tmp_path / "folder"), tmp_path / "init")
         torch.testing.assert_close(described(x), want)
     supernet = SuperNet(families.get("ofa_mbv3_w1.0"))
-    formats.write_supernet(tmp_path / "net", supernet)
+    interop.write_supernet(tmp_path / "net", supernet)
     loaded = onceforall.load("ofa_mbv3_w1.0", tmp_path / "net")
     assert isinstance(loaded, SuperNet)
     assert loaded.family == supernet.family
@@ -406,7 +407,7 @@ def test_converting_weights(
 ) -> None:
     entry = zoo.get(NAME)
     described = zoo.network(entry)
-    formats.write_weights(tmp_path / "w.pth", described.build(), *described)
+    interop.write_weights(tmp_path / "w.pth", described.build(), *described)
     own, folder = tmp_path / "own.safetensors", tmp_path / "official"
     status, out, _ = run(
         "convert", NAME, own, "--weights", tmp_path / "w.pth", "--to", "onceforall", "--json"
@@ -416,8 +417,8 @@ def test_converting_weights(
     assert run("convert", own, folder, "--to", "official")[0] == 0
     assert sorted(p.name for p in folder.iterdir()) == ["init", "net.config", "run.config"]
     assert run("convert", folder / "init", tmp_path / "m.pth", "--to", "mmrazor")[0] == 0
-    want = formats.read_weights(tmp_path / "w.pth", *described).state_dict()
-    got = formats.read_weights(tmp_path / "m.pth", *described).state_dict()
+    want = interop.read_weights(tmp_path / "w.pth", *described).state_dict()
+    got = interop.read_weights(tmp_path / "m.pth", *described).state_dict()
     assert all(torch.equal(got[key], tensor) for key, tensor in want.items())
     status, _, err = run("convert", tmp_path / "w.pth", tmp_path / "x", "--to", "official")
     assert status == 2

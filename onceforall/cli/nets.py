@@ -13,10 +13,9 @@ from onceforall.errors import InputError, choices
 if TYPE_CHECKING:
     from torch import nn
 
-    from onceforall.data import Source
+    from onceforall.data import Images, Normalisation, Source
     from onceforall.families import Family
-    from onceforall.formats import StaticNetwork
-    from onceforall.images import Images, Normalisation
+    from onceforall.interop import StaticNetwork
 
 Net = Annotated[
     str,
@@ -44,16 +43,17 @@ def describe(net: str, resolution: int | None = None) -> StaticNetwork:
     Raises:
         InputError: it is nothing that is known.
     """
-    from onceforall import formats, zoo
+    from onceforall import interop
     from onceforall.files import exists
+    from onceforall.interop import zoo
 
     if exists(Path(net)):
-        return formats.read_network(Path(net), resolution)
+        return interop.read_network(Path(net), resolution)
     entry = zoo.find(net)
     if entry is not None:
         found = zoo.network(entry)
     elif "@" in net and ":" in net:
-        found = formats.from_text(net)
+        found = interop.from_text(net)
     elif ":" in net:
         found = _of_family(net)
     else:
@@ -63,13 +63,13 @@ def describe(net: str, resolution: int | None = None) -> StaticNetwork:
         )
     if resolution is None:
         return found
-    return formats.StaticNetwork(found.family, found.arch.at(resolution))
+    return interop.StaticNetwork(found.family, found.arch.at(resolution))
 
 
 def _of_family(net: str) -> StaticNetwork:
     import numpy as np
 
-    from onceforall import families, formats
+    from onceforall import families, interop
 
     name, which, *seed = net.split(":")
     family = families.get(name)
@@ -79,7 +79,7 @@ def _of_family(net: str) -> StaticNetwork:
         arch = getattr(family.space, which)()
     else:
         raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
-    return formats.StaticNetwork(family, arch)
+    return interop.StaticNetwork(family, arch)
 
 
 def family_named(name: str) -> Family:
@@ -88,8 +88,9 @@ def family_named(name: str) -> Family:
     Raises:
         InputError: no such family, or the folder holds no finished run.
     """
-    from onceforall import checkpoint, families
-    from onceforall.weights import family_of
+    from onceforall import families
+    from onceforall.supernet import checkpoint
+    from onceforall.supernet.weights import family_of
 
     if not Path(name).is_dir():
         return families.get(name)
@@ -103,8 +104,9 @@ def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Seque
     Raises:
         InputError: there are none, or they do not fit.
     """
-    from onceforall import formats, zoo
-    from onceforall.formats.networks import is_checkpoint
+    from onceforall import interop
+    from onceforall.interop import zoo
+    from onceforall.interop.networks import is_checkpoint
 
     entry = zoo.find(net)
     if weights is None and Path(net).is_file() and is_checkpoint(Path(net)):
@@ -115,13 +117,13 @@ def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Seque
         weights = zoo.fetch(entry)
     if weights is None:
         raise InputError(f"--weights: {net} has no weights of its own; name their file")
-    return formats.read_weights(weights, *network)
+    return interop.read_weights(weights, *network)
 
 
 def facts_of(net: str, weights: Path | None) -> dict[str, Any]:
     """What a checkpoint of ours says of its data; nothing for other files."""
-    from onceforall import checkpoint
-    from onceforall.formats.networks import is_checkpoint
+    from onceforall.interop.networks import is_checkpoint
+    from onceforall.supernet import checkpoint
 
     for path in (Path(net), weights):
         if path is not None and path.is_file() and is_checkpoint(path):
@@ -170,9 +172,7 @@ def labelled(
     """
     import numpy as np
 
-    from onceforall.data import Source, default_normalisation, load
-    from onceforall.folders import list_folder
-    from onceforall.images import FileImages
+    from onceforall.data import FileImages, Source, default_normalisation, list_folder, load
 
     mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
     whole = Source(
@@ -215,7 +215,7 @@ def labelled(
 
 def _refuse_scored(scored: Images, others: Images | None, name: str | None) -> None:
     """Raises InputError where image files to calibrate on are among those that are scored."""
-    from onceforall.images import FileImages
+    from onceforall.data import FileImages
 
     if isinstance(scored, FileImages) and isinstance(others, FileImages):
         both = {path.resolve() for path in scored.paths} & {path.resolve() for path in others.paths}
@@ -228,9 +228,7 @@ def _refuse_scored(scored: Images, others: Images | None, name: str | None) -> N
 
 def _any_images(source: Source, channels: int, normalisation: Normalisation | None) -> Images:
     """The training images of a data set, or all images of a folder, in class folders or not."""
-    from onceforall.data import default_normalisation, load
-    from onceforall.folders import list_images
-    from onceforall.images import FileImages
+    from onceforall.data import FileImages, default_normalisation, list_images, load
 
     folder = Path(source.name)
     if not folder.is_dir() or (folder / "train").is_dir():

@@ -13,8 +13,8 @@ from onceforall.cli.nets import Net, Weights, describe, facts_of, labelled, numb
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from onceforall.formats import StaticNetwork
-    from onceforall.images import Images, Normalisation
+    from onceforall.data import Images, Normalisation
+    from onceforall.interop import StaticNetwork
 
 Resolution = Annotated[
     int | None,
@@ -163,8 +163,8 @@ def evaluate(
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
-    from onceforall import accuracy as paths
-    from onceforall import calibration
+    from onceforall.supernet import calibration
+    from onceforall.supernet import scoring as paths
 
     if calibrate_data is not None and not calibrate:
         raise InputError(
@@ -212,7 +212,7 @@ def evaluate(
 def _normalisation(
     mean: str | None, std: str | None, facts: dict[str, Any]
 ) -> Normalisation | None:
-    from onceforall.images import Normalisation
+    from onceforall.data import Normalisation
 
     given = numbers("--mean", mean), numbers("--std", std)
     if (given[0] is None) != (given[1] is None):
@@ -226,7 +226,7 @@ def _normalisation(
 
 def _normalised(images: Images) -> dict[str, list[float]]:
     """How pixels were normalised, where files are read: a mistake there costs half the hits."""
-    from onceforall.images import FileImages
+    from onceforall.data import FileImages
 
     if not isinstance(images, FileImages):
         return {}

@@ -82,10 +82,9 @@ def accuracy(
 
     Example: onceforall records accuracy runs/mine --near 0.5M,1M
     """
-    from onceforall import collecting
-    from onceforall.accuracy import torch_device
+    from onceforall.pipeline import collecting, open_run
     from onceforall.records import read_jsonl
-    from onceforall.runs import open_run
+    from onceforall.supernet import torch_device
 
     place = torch_device(on)
     opened = open_run(run, data)
@@ -152,10 +151,10 @@ def latency(
 
     Example: onceforall records latency ofa_mbv3_w1.0 --device onnxruntime-cpu --samples 100
     """
-    from onceforall import collecting, devices, families
+    from onceforall import devices, families
     from onceforall.files import refuse_existing
+    from onceforall.pipeline import collecting, open_run
     from onceforall.records import read_jsonl
-    from onceforall.runs import open_run
 
     target = devices.Target(device, threads, batch, precision)
     folder = Path(family)

@@ -247,7 +247,7 @@ def _budgets(
     Quantities with several values or none are traded; where all have one, the first that has a
     largest value is, from its smallest to it.
     """
-    from onceforall.tables import Table
+    from onceforall.space import Table
 
     traded = [wish for wish in wishes if wish.budgets is not None]
     if not wishes:

@@ -15,7 +15,7 @@ from onceforall.cli.units import quantity
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
-    from onceforall.specialize import Limits
+    from onceforall.pipeline import Limits
 
 
 def specialize(
@@ -65,10 +65,8 @@ def specialize(
     Example: onceforall specialize runs/mine --max-latency 0.05ms --max-latency 0.08ms
     """
     from onceforall.devices import Target
-    from onceforall.runs import open_run
-    from onceforall.specialize import refuse_impossible
-    from onceforall.specialize import specialize as make
-    from onceforall.workshop import open_workshop
+    from onceforall.pipeline import open_run, open_workshop, refuse_impossible
+    from onceforall.pipeline import specialize as make
 
     target = Target(device, threads, batch, precision)
     wanted = list(_limits(max_latency or [], max_macs, max_params, max_activations))
@@ -97,7 +95,7 @@ def specialize(
 def _limits(
     latencies: list[str], macs: str | None, params: str | None, activations: str | None
 ) -> Iterable[Limits]:
-    from onceforall.specialize import Limits
+    from onceforall.pipeline import Limits
 
     rest = {
         "macs": quantity("--max-macs", macs, "MACs"),
@@ -128,7 +126,7 @@ def demo(
 
     Example: onceforall demo
     """
-    from onceforall import demo as whole
+    from onceforall.pipeline import demonstration as whole
 
     budgets = [quantity("--budget", text, "ms") for text in budget] if budget else None
     result = whole.demo(

@@ -44,21 +44,21 @@ def train(
 
     torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
     """
-    from onceforall import config as settings_of
-    from onceforall import data, distributed, scale, training
+    from onceforall import data, training
+    from onceforall.training import load_settings, ranks, recipes, scale, source_of
 
     given = changes or []
     if not config:
         raise InputError(
             "train: of what? Name images, as in `onceforall train data.name=IMAGES`, or a recipe:"
-            f" {choices(settings_of.recipes())}"
+            f" {choices(recipes())}"
         )
     if "=" in config and not Path(config).exists():  # a change, and no recipe named
         config, given = scale.AUTO, [config, *given]
-    group = distributed.join()
+    group = ranks.join()
     if config == scale.AUTO:
-        config = scale.recipe_for(data.size_of(settings_of.source_of(given)))
-    settings = settings_of.load(config, given)
+        config = scale.recipe_for(data.size_of(source_of(given)))
+    settings = load_settings(config, given)
     found = data.load(settings.data)  # as the recipe wants it
     about = scale.described(config, settings, found)
     done = training.train(out, settings, found, resume=resume, group=group, about=about)

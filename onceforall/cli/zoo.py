@@ -12,7 +12,7 @@ from onceforall.cli.nets import describe
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from onceforall.formats import StaticNetwork
+    from onceforall.interop import StaticNetwork
 
 
 def zoo(
@@ -36,7 +36,7 @@ def zoo(
 
     Example: onceforall zoo ofa-note8-22 --download
     """
-    from onceforall import zoo as published
+    from onceforall.interop import zoo as published
 
     if name is None:
         if download or unverified:
@@ -101,12 +101,12 @@ def convert(
 
     onceforall convert net.config net.safetensors --weights init --to onceforall
     """
-    from onceforall import formats
+    from onceforall import interop
     from onceforall.costs import check_resolution
     from onceforall.files import refuse_existing
 
-    if to not in formats.FORMATS:
-        raise InputError(f"--to: {to!r} is not one of {choices(formats.FORMATS)}")
+    if to not in interop.FORMATS:
+        raise InputError(f"--to: {to!r} is not one of {choices(interop.FORMATS)}")
     refuse_existing(out)
     path = Path(source)
     kind = "network" if weights is not None else _kind(path)
@@ -133,10 +133,10 @@ def _written(paths: list[Path]) -> dict[str, Any]:
 
 def _kind(path: Path) -> str:
     """What a file holds: "description", or weights of a "network" or "supernet"."""
-    from onceforall import checkpoint
-    from onceforall.formats.networks import is_checkpoint
-    from onceforall.formats.tensors import is_torch_file, read_tensors
-    from onceforall.formats.weight_files import is_supernet
+    from onceforall.interop.networks import is_checkpoint
+    from onceforall.interop.tensors import is_torch_file, read_tensors
+    from onceforall.interop.weight_files import is_supernet
+    from onceforall.supernet import checkpoint
 
     if is_torch_file(path):
         return "supernet" if is_supernet(read_tensors(path)) else "network"
@@ -149,9 +149,9 @@ def _described(
     source: str, kind: str, resolution: int | None, family: str | None
 ) -> tuple[StaticNetwork, Path | None]:
     """The network, and the file of its weights where SRC is that file or its folder has one."""
-    from onceforall import formats
-    from onceforall.formats.networks import is_checkpoint
-    from onceforall.formats.tensors import is_torch_file
+    from onceforall import interop
+    from onceforall.interop.networks import is_checkpoint
+    from onceforall.interop.tensors import is_torch_file
 
     path = Path(source)
     if kind == "network" and is_torch_file(path):
@@ -161,9 +161,9 @@ def _described(
                 f"{path}: does not say of which network it is; give that as SRC and this file"
                 " with --weights"
             )
-        return formats.read_network(config, resolution, family), path
+        return interop.read_network(config, resolution, family), path
     if path.exists():
-        network = formats.read_network(path, resolution, family)
+        network = interop.read_network(path, resolution, family)
         if is_checkpoint(path):
             return network, path
         init = path / "init"
@@ -172,42 +172,42 @@ def _described(
 
 
 def _write_arch(source: str, network: StaticNetwork, out: Path, to: str) -> list[Path]:
-    from onceforall import formats
+    from onceforall import interop
 
     if to == "mmrazor" and Path(source).is_file():
-        copied = formats.rewrite_subnet(Path(source), network, out)
+        copied = interop.rewrite_subnet(Path(source), network, out)
         if copied is not None:
             return [copied]
-    return formats.write_network(out, network, to)
+    return interop.write_network(out, network, to)
 
 
 def _write_weights(network: StaticNetwork, weights: Path, out: Path, to: str) -> list[Path]:
-    from onceforall import formats
-    from onceforall.weights import save_network
+    from onceforall import interop
+    from onceforall.supernet import save_network
 
-    module = formats.read_weights(weights, *network)
+    module = interop.read_weights(weights, *network)
     if to == "arch-dict":
         raise InputError("--to arch-dict: has no place for weights")
     if to == "onceforall":
         save_network(out, module, *network, {"source": weights.name})
         return [out]
     if to == "mmrazor" or out.suffix:
-        formats.write_weights(out, module, *network, to)
+        interop.write_weights(out, module, *network, to)
         return [out]
-    written = formats.write_network(out, network, to)
-    formats.write_weights(out / "init", module, *network, to)
+    written = interop.write_network(out, network, to)
+    interop.write_weights(out / "init", module, *network, to)
     return [out / "init", *written]
 
 
 def _convert_supernet(path: Path, out: Path, to: str, family: str | None) -> dict[str, Any]:
-    from onceforall import families, formats
-    from onceforall.weights import save_supernet
+    from onceforall import families, interop
+    from onceforall.supernet import save_supernet
 
-    supernet = formats.read_supernet(path, families.get(family) if family else None)
+    supernet = interop.read_supernet(path, families.get(family) if family else None)
     if to == "arch-dict":
         raise InputError("--to arch-dict: has no place for weights")
     if to == "onceforall":
         save_supernet(out, supernet, {"source": path.name})
     else:
-        formats.write_supernet(out, supernet, to)
+        interop.write_supernet(out, supernet, to)
     return {"kind": "supernet", "family": supernet.family.name, **_written([out])}

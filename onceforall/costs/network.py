@@ -17,16 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from onceforall.costs.rules import (
-    FUNCTIONS,
-    METHODS,
-    MODULES,
-    Rule,
-    Shape,
-    UncoveredError,
-)
+from onceforall.costs.rules import FUNCTIONS, METHODS, MODULES, Rule, Shape, UncoveredError
 from onceforall.errors import InputError, choices
-from onceforall.layers import Layer
+from onceforall.families.layers import Layer
 
 FLOAT_BYTES = 4
 BATCH = 3  # images that PyTorch is shown: the first dimension of what leaves then tells its batch

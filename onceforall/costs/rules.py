@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from onceforall.errors import InputError
-from onceforall.layers import SameConv2d
+from onceforall.families.layers import SameConv2d
 
 Shape = tuple[int, ...]  # without the batch: (C, H, W) or (features,)
 

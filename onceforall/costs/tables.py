@@ -9,9 +9,8 @@ from onceforall.costs.network import Cost, layer_cost
 from onceforall.costs.rules import Shape
 from onceforall.errors import InputError, choices
 from onceforall.families import Family
-from onceforall.layers import Layer
-from onceforall.space import Arch
-from onceforall.tables import Place, Reduce, Table
+from onceforall.families.layers import Layer
+from onceforall.space import Arch, Place, Reduce, Table
 
 QUANTITIES: dict[str, tuple[Reduce, str]] = {
     "macs": ("sum", "MACs"),

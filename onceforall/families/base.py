@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from onceforall.layers import ConvNormAct, Layer, MBConv, layer
+from onceforall.families.layers import ConvNormAct, Layer, MBConv, layer
 from onceforall.space import Arch, Space
 
 

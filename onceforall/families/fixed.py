@@ -15,7 +15,7 @@ from torch import nn
 
 from onceforall.errors import InputError, choices
 from onceforall.families.base import Family
-from onceforall.layers import (
+from onceforall.families.layers import (
     Bottleneck,
     ConvNormAct,
     ConvNormActPool,

@@ -13,7 +13,7 @@ from torch import nn
 
 from onceforall.errors import InputError
 from onceforall.families.base import InvertedResidual
-from onceforall.layers import ConvNormAct, Layer, layer, make_divisible
+from onceforall.families.layers import ConvNormAct, Layer, layer, make_divisible
 from onceforall.space import Space, Stage
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from onceforall.families.base import InvertedResidual
-from onceforall.layers import ConvNormAct, Layer, layer, make_divisible
+from onceforall.families.layers import ConvNormAct, Layer, layer, make_divisible
 from onceforall.space import Space, Stage
 
 

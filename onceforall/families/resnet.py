@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from onceforall.families.base import Classifier
-from onceforall.layers import (
+from onceforall.families.layers import (
     Bottleneck,
     ConvNormAct,
     ConvNormActPool,

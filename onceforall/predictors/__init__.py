@@ -11,14 +11,7 @@ from pathlib import Path
 from onceforall.errors import InputError
 from onceforall.predictors import published
 from onceforall.predictors.accuracy import Accuracy, fit_accuracy
-from onceforall.predictors.base import (
-    Prediction,
-    Predictor,
-    Report,
-    kind_of,
-    read,
-    report_of,
-)
+from onceforall.predictors.base import Prediction, Predictor, Report, kind_of, read, report_of
 from onceforall.predictors.inputs import likely_covariates
 from onceforall.predictors.labelling import choose, stalled
 from onceforall.predictors.latency import Latency, fit_latency

@@ -23,7 +23,7 @@ from onceforall.space.genes import RESOLUTION
 from onceforall.space.stages import KINDS, block_gene, stage_gene
 
 if TYPE_CHECKING:
-    from onceforall.tables import Table
+    from onceforall.space import Table
 
 Floats = NDArray[np.float64]
 Groups = dict[str, Floats]  # name -> (n, features of that group)
@@ -98,7 +98,7 @@ class Features:
             places, work = _work(self.whole, inner)
             pixels = _sizes(self.whole, self._resolution, inner) ** 2
             return _terms([one, places], (0.1, 0.9), [work * pixels, pixels], (0.8, 0.2))
-        from onceforall.tables import evaluate
+        from onceforall.space.tables import evaluate
 
         tables = self._tables
         operations, pools, macs, depthwise, written = evaluate(
@@ -252,7 +252,7 @@ def _raw(space: Space, tables: CostTables | None, population: Population, sizes:
     if tables is None:
         groups["size"] = [np.log(_work(space, population)[1] * resolution**2)]
     else:
-        from onceforall.tables import evaluate
+        from onceforall.space.tables import evaluate
 
         values = evaluate(
             [tables.macs, tables.params, tables.activations, *tables.stage_macs], population

@@ -12,13 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onceforall.errors import InputError, choices
-from onceforall.predictors.base import (
-    Floats,
-    Predictor,
-    kind_of,
-    prefixed,
-    under,
-)
+from onceforall.predictors.base import Floats, Predictor, kind_of, prefixed, under
 from onceforall.predictors.features import Features, Groups
 from onceforall.records import Labels
 from onceforall.space import Population, Space

@@ -22,12 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 from onceforall import files
 from onceforall.errors import InputError, choices
 from onceforall.predictors.base import Prediction, Predictor
-from onceforall.space import Population, ResolutionError, Space, Stage, Value
+from onceforall.space import Place, Population, ResolutionError, Space, Stage, Table, Value
 from onceforall.space.stages import block_gene, stage_gene
-from onceforall.tables import Place, Table
 
 if TYPE_CHECKING:
-    from onceforall.layers import Layer
+    from onceforall.families.layers import Layer
 
 Shape = tuple[int, ...]  # (C, H, W) that enters a layer, or (features,)
 Values = Mapping[str, float]
@@ -251,7 +250,7 @@ def _hwc(shape: Shape) -> str:
 
 
 def _mobile_key(s: Mapping[str, Any], shape: Shape) -> str:
-    from onceforall.layers import make_divisible
+    from onceforall.families.layers import make_divisible
 
     stride, width = s.get("stride", 1), s["out_channels"]
     out = int((shape[1] - 1) / stride + 1)
@@ -360,7 +359,7 @@ def read_perceptron(path: Path, space: Space | None = None) -> Perceptron:
         InputError: the file is damaged or another, or the space has a resolution that the
             predictor has no input for.
     """
-    from onceforall.formats.tensors import read_tensors
+    from onceforall.interop.tensors import read_tensors
 
     arrays = {name: t.numpy().astype(np.float32) for name, t in read_tensors(path).items()}
     names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]

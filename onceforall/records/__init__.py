@@ -6,13 +6,7 @@ Knows archs and spaces; no predictors, no devices and no torch.
 from onceforall.records.identity import refuse_others
 from onceforall.records.labels import Labels, by_device, read_labels
 from onceforall.records.record import Record, add, appending, read_jsonl, write_jsonl
-from onceforall.records.sheets import (
-    Sheet,
-    arch_columns,
-    read_archs,
-    write_columns,
-    write_csv,
-)
+from onceforall.records.sheets import Sheet, arch_columns, read_archs, write_columns, write_csv
 
 __all__ = [
     "Record",

@@ -26,8 +26,7 @@ from onceforall.search.problem import (
     Result,
     check_seed,
 )
-from onceforall.space import Space
-from onceforall.tables import Table
+from onceforall.space import Space, Table
 
 __all__ = [
     "search",

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from onceforall.space import GENE, Population, Space
+from onceforall.space import GENE, Population, Space, Table
 from onceforall.space.elimination import Part, Plan
 from onceforall.space.stages import chain
-from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
 

@@ -20,9 +20,8 @@ from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onceforall.search.problem import Limit
-from onceforall.space import GENE, Population, Space
+from onceforall.space import GENE, Population, Space, Table
 from onceforall.space.elimination import Part, Plan, holds
-from onceforall.tables import Table
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -14,8 +14,7 @@ import numpy as np
 
 from onceforall.search import exact
 from onceforall.search.problem import Infeasible, Limit, violation
-from onceforall.space import Population, Space
-from onceforall.tables import Table
+from onceforall.space import Population, Space, Table
 
 _SECONDS = 1.0  # for one program; beyond it, trying takes the place of proof
 _GAP = 1e-5  # share of the value: near enough for a value that is only told

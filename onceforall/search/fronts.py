@@ -26,8 +26,7 @@ from onceforall.search.problem import (
     Result,
     check_seed,
 )
-from onceforall.space import GENE, Population, Space
-from onceforall.tables import Table
+from onceforall.space import GENE, Population, Space, Table
 
 EVALUATIONS = 1200  # a budget, where nothing else is said
 POINTS = 8  # budgets a cost, likewise

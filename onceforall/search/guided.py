@@ -20,8 +20,7 @@ from onceforall.errors import InputError
 from onceforall.search import evolution
 from onceforall.search.additive import Cells, Costs, Regression, best_archs, cells
 from onceforall.search.problem import Problem
-from onceforall.space import GENE, Population, Space
-from onceforall.tables import Table
+from onceforall.space import GENE, Population, Space, Table
 
 Floats = NDArray[np.float64]
 

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.errors import InputError
-from onceforall.space import GENE, Arch, Population, Space
-from onceforall.tables import Table
+from onceforall.space import GENE, Arch, Population, Space, Table
 
 Floats = NDArray[np.float64]
 Objective = Callable[[Population], Floats]  # (n, genes) -> (n,), more is better

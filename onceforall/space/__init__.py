@@ -9,6 +9,7 @@ from onceforall.space.arch import Arch
 from onceforall.space.genes import GENE, MOST_CHOICES, Gene, Population, Presence, Value
 from onceforall.space.spaces import ResolutionError, Space
 from onceforall.space.stages import Block, Stage
+from onceforall.space.tables import Place, Reduce, Table, places
 
 __all__ = [
     "GENE",
@@ -16,10 +17,14 @@ __all__ = [
     "Arch",
     "Block",
     "Gene",
+    "Place",
     "Population",
     "Presence",
+    "Reduce",
     "ResolutionError",
     "Space",
     "Stage",
+    "Table",
     "Value",
+    "places",
 ]

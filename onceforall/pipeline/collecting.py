@@ -1,0 +1,255 @@
+"""Records: accuracies of a supernet's archs, latencies of a family's archs on a device.
+
+Records are appended one by one, so that nothing is lost when the work is stopped, and a
+file that has some of them is gone on with, where they are of the same supernet and data,
+or of the same machine and runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onceforall import devices
+from onceforall.costs import Shape, layer_table, unique_layers
+from onceforall.data import Data
+from onceforall.devices import Latency, Target
+from onceforall.errors import InputError
+from onceforall.families import Family
+from onceforall.families.layers import Layer
+from onceforall.predictors import choose, fit_accuracy, stalled
+from onceforall.progress import say, track
+from onceforall.records import Record, add, appending, read_labels, refuse_others
+from onceforall.space import Arch, Population, Space, Table
+from onceforall.supernet import SuperNet, accuracy, calibrated, checkpoint
+
+FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
+ROUNDS = 7  # of timing, a network
+DIGEST = 16  # hexadecimal digits of the digest that names a supernet
+BLOCK_SECONDS = 0.005  # of timing, a block and round
+TOP1, LATENCY = "top1", "latency_ms"  # the metrics
+
+
+def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
+    """Archs to measure, so that there are n with those there are: the smallest, the largest, then
+    others of all sizes, far from each other. Where the space has fewer, all of them."""
+    if space.size <= n:
+        return [arch for arch in space if arch not in have]
+    ends = [arch for arch in (space.smallest(), space.largest()) if arch not in have]
+    more = n - len(have) - len(ends)
+    if more <= 0:
+        return ends[: max(0, n - len(have))]
+    known = space.encode([*have, *ends])
+    chosen = choose(space, None, known, more, np.random.default_rng((seed, len(have))))
+    return [*ends, *space.decode(chosen)]
+
+
+def accuracies(
+    supernet: SuperNet,
+    data: Data,
+    n: int,
+    path: Path,
+    images: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Appends top-1 accuracies until the file has those of n archs; returns how many were added.
+
+    Every arch is scored on the same validation images: the first `images` of them, or as many as
+    those that the file has. It is scored where the supernet lives.
+
+    Raises:
+        InputError: the file has archs of another supernet, or that were scored on other images.
+    """
+    missing = wanted(supernet.space, _archs(accuracies_in(path, supernet, data)), n, seed)
+    _score(supernet, data, missing, path, images)
+    return len(missing)
+
+
+def _score(
+    supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None
+) -> None:
+    images = scored_on(path, supernet, data, images)
+    facts = accuracy_facts(supernet, data, images)
+    by_resolution = sorted(archs, key=lambda arch: arch.resolution)  # images are decoded once
+    with appending(path) as file:
+        for arch in track(by_resolution, "accuracy records"):
+            network = calibrated(supernet, arch, data)
+            found = accuracy(network, arch.resolution, data.validation, images)
+            add(file, Record(arch, TOP1, found.top1, "%", provenance=facts))
+
+
+def add_accuracy(
+    path: Path, supernet: SuperNet, data: Data, images: int, arch: Arch, top1: float
+) -> None:
+    """Appends what was just scored, as `accuracies` does, unless the file has it."""
+    if arch not in _archs(accuracies_in(path, supernet, data)):
+        facts = accuracy_facts(supernet, data, images)
+        with appending(path) as file:
+            add(file, Record(arch, TOP1, top1, "%", provenance=facts))
+
+
+def accuracy_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
+    """What an accuracy is of: the supernet, by a digest of its weights, and the first `images` of
+    validation, those included that cannot be read."""
+    return {
+        "supernet": digest(supernet),
+        "data": data.name,
+        "split": "validation",
+        "images_digest": data.digest("validation"),
+        "images": images,
+    }
+
+
+def digest(supernet: SuperNet) -> str:
+    """The name that records have for a supernet: of its weights, wherever they live."""
+    return checkpoint.digest(supernet.state_dict())[:DIGEST]
+
+
+def accuracies_in(path: Path, supernet: SuperNet, data: Data) -> list[Record]:
+    """The accuracy records of a file, if there is one.
+
+    Raises:
+        InputError: they are of another supernet or other data.
+    """
+    return refuse_others(path, TOP1, "", accuracy_facts(supernet, data, 0))
+
+
+def scored_on(path: Path, supernet: SuperNet, data: Data, images: int | None) -> int:
+    """How many validation images the archs of a file are scored on: those asked for, else those
+    that its records name, else all.
+
+    Raises:
+        InputError: as `accuracies_in`, or the records name another number than that asked for.
+    """
+    most = len(data.validation)
+    asked = None if images is None else min(images, most)
+    for record in accuracies_in(path, supernet, data):
+        found = record.provenance.get("images", asked)
+        if asked is not None and found != asked:
+            raise InputError(
+                f"{path}: its archs were scored on {found} images, not on {asked}; name another"
+                " file, or leave the number of images out"
+            )
+        asked = found
+    return asked or most
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What labelling archs came to."""
+
+    added: int
+    errors: tuple[float, ...]  # held-out error of the predictor, points, after each round
+    settled: bool  # whether that error had stopped falling
+
+
+def informative_accuracies(
+    supernet: SuperNet,
+    data: Data,
+    most: int,
+    path: Path,
+    images: int | None = None,
+    seed: int = 0,
+    *,
+    cost: Callable[[Population], NDArray[np.float64]] | None = None,
+    budgets: Sequence[float] = (),
+) -> Learning:
+    """Like `accuracies`, until a predictor's error on held-out archs stops falling or there are
+    `most`: archs spread over the space, which no other choice was measured to be better than
+    (docs/predictors.md); with `budgets` of a `cost`, after a first round, those near a budget that
+    the predictor is least sure of.
+
+    Gone on with, a file is judged by all its rounds, those of earlier times included.
+    """
+    space = supernet.space
+    most = min(most, space.size)
+    added = accuracies(supernet, data, min(most, FIRST_ROUND), path, images, seed)
+    errors: list[float] = []
+    while True:
+        labels = read_labels(path, space, TOP1)
+        for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
+            predictor = fit_accuracy(labels.take(np.arange(n)), seed=seed)
+            assert predictor.report is not None
+            errors.append(predictor.report.rmse)
+            say(f"{n} records: held-out error {errors[-1]:.3f} points")
+        if stalled(errors) or len(labels) >= most:
+            return Learning(added, tuple(errors), stalled(errors))
+        rng = np.random.default_rng((seed, len(labels)))
+        n = min(NEXT_ROUNDS, most - len(labels))
+        asked = predictor if budgets else None
+        chosen = choose(space, asked, labels.population, n, rng, cost=cost, budgets=budgets)
+        _score(supernet, data, space.decode(chosen), path, images)
+        added += len(chosen)
+
+
+def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:
+    """Appends latencies until the file has those of n archs; returns how many were added.
+
+    Networks have fresh weights, which make no difference to the time, and are timed in turns.
+
+    Raises:
+        InputError: as `latencies_in`.
+    """
+    missing = wanted(family.space, _archs(latencies_in(path, target)), n, seed)
+    groups = [missing[i : i + devices.TOGETHER] for i in range(0, len(missing), devices.TOGETHER)]
+    for group in track(groups, "latency records"):
+        networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
+        add_latencies(path, target, group, devices.measure_many(target, networks, ROUNDS))
+    return len(missing)
+
+
+def add_latencies(
+    path: Path, target: Target, archs: Sequence[Arch], times: Sequence[Latency]
+) -> None:
+    """Appends what was just measured on this machine."""
+    circumstances = devices.provenance(target)
+    with appending(path) as file:
+        for arch, time in zip(archs, times, strict=True):
+            spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
+            facts = spread | circumstances
+            add(file, Record(arch, LATENCY, time.median_ms, "ms", str(target), facts))
+
+
+def latencies_in(path: Path, target: Target) -> list[Record]:
+    """The latency records of the target that a file has, if there is one.
+
+    Raises:
+        InputError: they are of another machine, or of another version of the runtime.
+    """
+    return refuse_others(path, LATENCY, str(target), devices.provenance(target))
+
+
+def block_latencies(
+    family: Family, target: Target, resolutions: Sequence[int] | None = None
+) -> Table:
+    """Each distinct layer timed by itself: the look-up table whose sums are latencies. It leaves
+    out what a runtime gains or loses between layers."""
+    layers = unique_layers(family, resolutions)
+    groups = [layers[i : i + devices.TOGETHER] for i in range(0, len(layers), devices.TOGETHER)]
+    found: dict[tuple[Layer, Shape], float] = {}
+    for group in track(groups, "block latencies"):
+        calls = []
+        for layer, shape in group:
+            network = torch.nn.Sequential(layer.build()).eval()
+            calls.append(target.prepare(network, shape))
+        times = devices.time_calls(calls, ROUNDS, BLOCK_SECONDS)
+        found |= {key: time.median_ms for key, time in zip(group, times, strict=True)}
+    return layer_table(
+        family, lambda layer, shape: found[layer, shape], "sum", resolutions, "latency", "ms"
+    )
+
+
+def _archs(records: Sequence[Record]) -> list[Arch]:
+    """Those of records, each once."""
+    return list(dict.fromkeys(r.arch for r in records))
+
+
+def shape_of(family: Family, arch: Arch) -> tuple[int, int, int]:
+    """(C, H, W) of the images of an arch."""
+    return (family.in_channels, arch.resolution, arch.resolution)

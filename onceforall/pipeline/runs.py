@@ -1,0 +1,80 @@
+"""A finished training run, as whoever uses its supernet needs it: weights, data, folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onceforall import data
+from onceforall.errors import InputError
+from onceforall.progress import say
+from onceforall.supernet import SuperNet, load_supernet
+from onceforall.training import settings_from_dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained supernet and what it was trained on."""
+
+    folder: Path
+    supernet: SuperNet
+    facts: dict[str, Any]  # those of its checkpoint
+    source: data.Source
+    own_data: bool = True  # not another data set than it was trained on
+
+    def data(self) -> data.Data:
+        """Its data set, found again and split as it was in training. Where its images are others
+        now, it says of which classes.
+
+        Raises:
+            InputError: it is not there, or has another number of classes.
+        """
+        name, contents = self.source.name, self.folder / data.CONTENTS
+        files = name not in data.names()
+        if self.own_data and files and not Path(name).is_dir():
+            raise InputError(
+                f"{self.folder}: was trained on the images in {name}, and no folder is there (seen"
+                f" from {Path.cwd()}); --data names where they are now"
+            )
+        found = data.load(self.source)
+        if self.own_data and files and not contents.exists():
+            say(
+                f"{self.folder}: has no {data.CONTENTS}, so images may be for validation and test"
+                " now that it was trained on"
+            )
+        elif self.own_data:
+            changes = data.changes_since(contents, found)
+            if changes:
+                say(f"{name}: images have changed since {self.folder} was trained: {changes}")
+        if len(found.classes) != self.supernet.family.classes:
+            raise InputError(
+                f"{name}: has {len(found.classes)} classes now,"
+                f" the supernet {self.supernet.family.classes}"
+            )
+        return found
+
+
+def open_run(folder: Path, name: str | None = None, root: str | None = None) -> Run:
+    """The run in a folder.
+
+    Args:
+        name: another data set or folder of images than it was trained on.
+        root: where the files of its data set are, if not where they were.
+
+    Raises:
+        InputError: no run there, not finished, or damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run")
+    path = folder / "supernet.safetensors"
+    if not path.exists() and (folder / "settings.json").exists():
+        raise InputError(f"{folder}: its training is not finished; `onceforall train` resumes it")
+    supernet, facts = load_supernet(path)
+    settings = settings_from_dict(facts.get("training"), f"{path}: training")
+    source = settings.data
+    if name is not None:
+        source = replace(source, name=name)
+    if root is not None:
+        source = replace(source, root=root)
+    return Run(folder, supernet, facts, source, own_data=name is None)

@@ -1,0 +1,125 @@
+"""Supernets and extracted networks in checkpoint files.
+
+A checkpoint says which family its weights are of and with which settings, so that it
+can be read without anything else; one of an extracted network also holds its arch and
+how its images were prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onceforall import families
+from onceforall.errors import InputError, choices
+from onceforall.space import Arch
+from onceforall.supernet import checkpoint
+from onceforall.supernet.supernet import SuperNet
+
+
+def save_supernet(
+    path: Path, supernet: SuperNet, facts: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """`facts` are kept beside the weights: plain data."""
+    described = {**facts, "family": supernet.family.name, "settings": supernet.family.settings()}
+    checkpoint.save(path, "supernet", supernet.state_dict(), described, overwrite=overwrite)
+
+
+def load_supernet(path: Path) -> tuple[SuperNet, dict[str, Any]]:
+    """The supernet and the facts saved with it.
+
+    Raises:
+        InputError: no such file, damaged, another kind, or of a family that is not known.
+    """
+    found = checkpoint.load(path, "supernet")
+    with torch.device("meta"):
+        supernet = SuperNet(_family(found.facts, path))
+    load_exactly(supernet, found.tensors, path)
+    return supernet, found.facts
+
+
+def save_network(
+    path: Path,
+    network: nn.Module,
+    family: families.Family,
+    arch: Arch,
+    facts: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """An extracted network and the arch it is."""
+    described = {
+        **facts,
+        "family": family.name,
+        "settings": family.settings(),
+        "arch": arch.to_dict(),
+    }
+    checkpoint.save(path, "network", network.state_dict(), described, overwrite=overwrite)
+
+
+def load_network(path: Path) -> tuple[nn.Sequential, Arch, dict[str, Any]]:
+    """The network in evaluation mode, its arch, and the facts saved with it.
+
+    Raises:
+        InputError: no such file, damaged, another kind, or of a family that is not known.
+    """
+    found = checkpoint.load(path, "network")
+    arch = arch_of(found.facts, path)
+    with torch.device("meta"):
+        network = _family(found.facts, path).build(arch)
+    load_exactly(network, found.tensors, path)
+    return network.eval(), arch, found.facts
+
+
+def arch_of(facts: Mapping[str, Any], path: Path) -> Arch:
+    try:
+        return Arch.from_dict(facts.get("arch"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def family_of(facts: Mapping[str, Any], path: Path) -> families.Family:
+    """The family that a checkpoint's facts name."""
+    return _family(facts, path)
+
+
+def _family(facts: Mapping[str, Any], path: Path) -> families.Family:
+    try:
+        family = families.get(facts["family"], **facts["settings"])
+        for name, least in (("in_channels", 1), ("classes", 1), ("dropout", 0)):
+            value = getattr(family, name, least)
+            if not isinstance(value, int | float) or value < least:
+                raise InputError(f"{name}: {value!r} is not a number of at least {least}")
+        return family
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: does not say its family: {error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Puts tensors into a module on any device, also the meta device.
+
+    Raises:
+        InputError: names the first key that is missing, unknown or of another shape.
+    """
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise InputError(f"{path}: key {name!r} is missing")
+        if tensors[name].shape != tensor.shape:
+            raise InputError(
+                f"{path}: key {name!r} is {tuple(tensors[name].shape)},"
+                f" {tuple(tensor.shape)} was expected"
+            )
+    extra = [name for name in tensors if name not in wanted]
+    if extra:
+        raise InputError(f"{path}: unknown keys: {choices(extra[:5])}")
+    meta = any(tensor.is_meta for tensor in wanted.values())
+    module.load_state_dict(dict(tensors), assign=meta)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)

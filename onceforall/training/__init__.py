@@ -1,0 +1,29 @@
+"""Training: the loop, what it minimises, which archs a step trains, and its settings."""
+
+from onceforall.training.curricula import Curriculum, Phase, Share, curriculum
+from onceforall.training.loop import Outcome, train
+from onceforall.training.ranks import Group
+from onceforall.training.settings import (
+    PhaseSettings,
+    Settings,
+    load_settings,
+    recipes,
+    settings_from_dict,
+    source_of,
+)
+
+__all__ = [
+    "Curriculum",
+    "Group",
+    "Outcome",
+    "Phase",
+    "PhaseSettings",
+    "Settings",
+    "Share",
+    "curriculum",
+    "load_settings",
+    "recipes",
+    "settings_from_dict",
+    "source_of",
+    "train",
+]

@@ -1,0 +1,324 @@
+"""Settings of a training run: validated before anything starts.
+
+Read from YAML, with `key=value` changes from the command line. Unknown keys, wrong
+types and contradictions are refused with the file, the field and the value. The unit
+of each number stands under it. Knows no networks and no data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onceforall.data import Source
+from onceforall.errors import InputError, choices
+from onceforall.files import read_text
+from onceforall.training.curricula import Share
+
+PRECISIONS = ("fp32", "bf16")
+RULES = ("random", "sandwich", "alternate")
+RECIPES = Path(__file__).parent / "recipes"
+
+# Beyond these there is no sense in a number, or some library fails in words of its own.
+LARGEST = 10**9
+MOST_ARCHS = 1000  # sub-networks a step
+MOST_PIXELS = 4096
+MOST_THREADS = 1024
+MOST_WORKERS = 256
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """One phase of training; its length is `steps`, or `epochs` and before them `warmup_epochs`."""
+
+    name: str
+    lr: float
+    # peak learning rate, for the whole batch
+    steps: int | None = None
+    # batches
+    epochs: float | None = None
+    # passes over the training images
+    archs: int = 1
+    # sub-networks a step
+    kernel: int = 1
+    # how many of the largest kernel sizes are open; likewise the next three
+    depth: int = 1
+    expand: int = 1
+    width: int = 1
+    open: dict[str, int] = field(default_factory=dict)
+    # the same of any kind of gene: {heads: 2, mlp: 3}; of what is not named, the largest alone
+    rule: str = "random"
+    # "random", "sandwich" or "alternate"
+    distil: float = 0.0
+    # weight of the distillation loss beside the labels'
+    own_images: bool = False
+    # whether each sub-network of a step has a batch of its own; otherwise all have the same
+    warmup: float = 0.0
+    # share of the phase, at its beginning, in which the learning rate rises, 0 to 1
+    warmup_epochs: float | None = None
+    # passes over the training images in which it rises, before those of `epochs`; not with `warmup`
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError("needs steps or epochs, one of the two")
+        for name in ("lr", "steps", "epochs", "kernel", "depth", "expand", "width"):
+            _check(name, getattr(self, name), above=0, most=LARGEST)
+        for name, count in self.open.items():
+            _check(f"open: {name}", count, above=0, most=LARGEST)
+        _check("archs", self.archs, least=1, most=MOST_ARCHS)
+        _check("distil", self.distil, least=0, most=LARGEST)
+        _check("warmup", self.warmup, least=0, most=1)
+        _check("warmup_epochs", self.warmup_epochs, least=0, most=LARGEST)
+        if self.warmup_epochs is not None and (self.epochs is None or self.warmup):
+            raise InputError(
+                f"warmup_epochs: {self.warmup_epochs} goes with epochs, not with steps or warmup"
+            )
+        if self.rule not in RULES:
+            raise InputError(f"rule: {self.rule!r}; there are {choices(RULES)}")
+        if self.rule == "sandwich" and self.archs < 2:
+            raise InputError(f"archs: {self.archs}; the sandwich rule needs at least 2")
+
+    def share(self, images: int, batch: int) -> Share:
+        """With its length in steps, for a training set of that many images."""
+        an_epoch = images / (batch * (self.archs if self.own_images else 1))  # steps
+        rising = self.warmup_epochs or 0
+        steps = self.steps or max(1, round((rising + (self.epochs or 0)) * an_epoch))
+        warmup = self.warmup * steps if self.warmup_epochs is None else rising * an_epoch
+        as_they_are = {f.name for f in dataclasses.fields(Share)} - {"steps", "warmup"}
+        same = {name: getattr(self, name) for name in as_they_are}
+        return Share(**same, steps=steps, warmup=round(warmup))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run."""
+
+    phases: tuple[PhaseSettings, ...]
+    data: Source = field(default_factory=lambda: Source("fashion-mnist"))
+    family: str = "mbv3_mini"
+    resolutions: tuple[int, ...] | None = None
+    # pixels; None: 6/7 and 7/7 of the size of small images, 4/7 to 7/7 of that of photos
+    batch_size: int = 128
+    # images, over all processes; 2 or more in each
+    momentum: float = 0.9
+    weight_decay: float = 3e-5
+    # of weights; none on batch norm and biases
+    label_smoothing: float = 0.1
+    # share of the target's mass spread over all classes, 0 to 1
+    dropout: float = 0.0
+    # before the classifier, 0 to 1
+    precision: str = "fp32"
+    # "fp32" or "bf16"
+    seed: int = 0
+    # 0 to 2^63 - 1
+    threads: int | None = None
+    # of PyTorch on the CPU; None: as many as it has
+    checkpoint_seconds: float = 60.0
+    # between two checkpoints
+    log_steps: int = 20
+    # steps between two lines of metrics
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise InputError("phases: none given")
+        _check("batch_size", self.batch_size, least=2, most=LARGEST)  # batch norm needs 2
+        for name in ("log_steps", "checkpoint_seconds"):
+            _check(name, getattr(self, name), above=0, most=LARGEST)
+        for name in ("momentum", "label_smoothing", "dropout"):
+            _check(name, getattr(self, name), least=0, below=1)
+        _check("weight_decay", self.weight_decay, least=0, most=LARGEST)
+        _check("seed", self.seed, least=0, below=2**63)
+        _check("threads", self.threads, least=1, most=MOST_THREADS)
+        self._check_resolutions()
+        self._check_data()
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: {self.precision!r}; there are {choices(PRECISIONS)}")
+        if self.phases[0].distil and self.phases[0].rule != "sandwich":
+            raise InputError("phases: the first one has no teacher yet; its distil must be 0")
+
+    def _check_resolutions(self) -> None:
+        for resolution in self.resolutions or ():
+            _check("resolutions", resolution, least=1, most=MOST_PIXELS)
+        given = self.resolutions
+        if given is not None and (not given or list(given) != sorted(set(given))):
+            raise InputError(f"resolutions: {list(given)} is not an ascending list of pixels")
+
+    def _check_data(self) -> None:
+        _check("data: validation", self.data.validation, above=0, most=LARGEST)
+        _check("data: workers", self.data.workers, least=0, most=MOST_WORKERS)
+        _check("data: unreadable", self.data.unreadable, least=0, most=1)
+        if self.data.channels not in (None, 1, 3):
+            raise InputError(f"data: channels: {self.data.channels}; there are 1 and 3")
+        for mean in self.data.mean or ():
+            _check("data: mean", mean, least=-LARGEST, most=LARGEST)
+        for std in self.data.std or ():
+            _check("data: std", std, above=0, most=LARGEST)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `settings_from_dict` reads it."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _check(
+    name: str,
+    value: float | None,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuses a number outside its range, and what is no number at all; None is not given."""
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    given = {word: bound for word, bound in bounds.items() if bound is not None}
+    holds = {"at least": operator.ge, "above": operator.gt}
+    holds |= {"at most": operator.le, "below": operator.lt}
+    if value is not None and not all(holds[word](value, given[word]) for word in given):
+        wanted = " and ".join(f"{word} {bound:,}" for word, bound in given.items())
+        raise InputError(f"{name}: {value} is not {wanted}")
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.stem for p in RECIPES.glob("*.yaml"))
+
+
+def load_settings(config: str, changes: Sequence[str] = ()) -> Settings:
+    """Settings from a YAML file or a recipe's name, with changes such as `data.root=/images` or
+    `phases.0.epochs=2`.
+
+    Raises:
+        InputError: names the file, the field and what is wrong.
+    """
+    if config in recipes():
+        text = (RECIPES / f"{config}.yaml").read_text("utf-8")
+    elif not Path(config).exists():
+        raise InputError(f"{config}: no such file; recipes here: {choices(recipes())}")
+    else:
+        text = read_text(Path(config))
+    data = _yaml(text, config)
+    for change in changes:
+        _change(data, change)
+    return settings_from_dict(data, config)
+
+
+def source_of(changes: Sequence[str]) -> Source:
+    """The data that changes such as `data.name=/images` ask for; Fashion-MNIST where none do."""
+    data: dict[str, Any] = {"data": {"name": "fashion-mnist"}}
+    for change in changes:
+        if change.startswith(("data.", "data=")):
+            _change(data, change)
+    source: Source = _parse(Source, data["data"], "data")
+    return source
+
+
+def settings_from_dict(data: Any, where: str) -> Settings:
+    """Raises InputError: unknown keys, wrong types, contradictions."""
+    settings: Settings = _parse(Settings, data, where)
+    return settings
+
+
+def _change(data: Any, change: str) -> None:
+    """Applies `key=value` to plain data, in place."""
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise InputError(f"{change!r} is not of the form key=value")
+    _set(data, key.split("."), _yaml(value, change), change)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 2026-99-99
+        raise InputError(f"{where}: not YAML: {error}") from None
+
+
+def _set(data: Any, keys: list[str], value: Any, change: str) -> None:
+    for i, key in enumerate(keys):
+        place: Any = int(key) if isinstance(data, list) and key.isdigit() else key
+        inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(place, int))
+        if not inside or (isinstance(data, list) and place >= len(data)):
+            raise InputError(f"{change}: there is no {'.'.join(keys[: i + 1])} in the config")
+        if i == len(keys) - 1:
+            data[place] = value
+        else:
+            if isinstance(data, dict):
+                data.setdefault(place, {})
+            data = data[place]
+
+
+def _parse(kind: type, data: Any, where: str) -> Any:
+    """A dataclass from plain data, by the types of its fields."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where}: {data!r} is not a map of settings")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            raise InputError(f"{where}: unknown key {key!r}; there are {choices(fields)}")
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+    for name, f in fields.items():
+        absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if absent and name not in data:
+            raise InputError(f"{where}: {name!r} is missing")
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise InputError(f"{where}: a whole number of {value.bit_length()} bits is too large")
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None):
+            if value is None:
+                return None
+        elif dataclasses.is_dataclass(option):
+            return _parse(typing.cast(type, option), value, where)
+        elif typing.get_origin(option) is tuple and isinstance(value, list):
+            inner = typing.get_args(option)[0]
+            return tuple(_value(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+        elif typing.get_origin(option) is dict and isinstance(value, dict):
+            inner = typing.get_args(option)[1]
+            return {str(k): _value(inner, v, f"{where}: {k}") for k, v in value.items()}
+        elif option is float and _is_number(value):
+            with suppress(ValueError):  # 1.2.3e4
+                return float(value)
+        elif (option is int and isinstance(value, int) and not isinstance(value, bool)) or (
+            option in (str, bool) and isinstance(value, option)
+        ):
+            return value
+    wanted = " or ".join(_spell(option) for option in options)
+    raise InputError(f"{where}: {value!r} is not {wanted}")
+
+
+def _is_number(value: Any) -> bool:
+    """YAML 1.1 reads `3e-5`, without a point, as a text; people mean a number."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _spell(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    if hint is type(None):
+        return "null"
+    return names.get(hint, "a list" if typing.get_origin(hint) is tuple else "a map")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
