@@ -13,18 +13,31 @@ from inspect import signature
 from typing import Any
 
 from onceforall.errors import InputError, choices
-from onceforall.families import files, fixed, mobilenetv3, proxylessnas, resnet
+from onceforall.families import (
+    autoformer,
+    efficientnet,
+    files,
+    fixed,
+    mobilenetv3,
+    proxylessnas,
+    resnet,
+    vit,
+)
 from onceforall.families.base import Family, Planned, block_name
 from onceforall.families.elastic import elastic, per_block
 
 __all__ = ["Family", "Planned", "block_name", "elastic", "get", "names", "per_block"]
 
 _FAMILIES: dict[str, Callable[..., Family]] = {
+    "autoformer_t": autoformer.tiny,
+    "efficientnet_lite0": efficientnet.lite0,
     "mbv3_mini": mobilenetv3.mini,
     "ofa_mbv3_w1.0": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.0", 1.0),
     "ofa_mbv3_w1.2": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.2", 1.2),
     "ofa_proxyless_w1.3": partial(proxylessnas.imagenet, "ofa_proxyless_w1.3", 1.3),
     "ofa_resnet50": partial(resnet.imagenet, "ofa_resnet50"),
+    "vit": vit.vit,
+    "vit_mini": vit.mini,
 }
 
 

@@ -192,6 +192,7 @@ class InvertedResidual(Classifier):
     stem_act: str = "h_swish"
     first_act: str = "relu"
     eps: float = 1e-5  # of every batch norm
+    same_padding: bool = False  # of strided convolutions, as networks trained in TensorFlow have it
 
     def stem(self) -> dict[str, Layer]:
         return {
@@ -203,6 +204,7 @@ class InvertedResidual(Classifier):
                 stride=2,
                 act=self.stem_act,
                 eps=self.eps,
+                same_padding=self.same_padding,
             ),
             "first_block": layer(
                 MBConv,
@@ -228,6 +230,7 @@ class InvertedResidual(Classifier):
             act=self.acts[stage],
             se=self.ses[stage],
             eps=self.eps,
+            same_padding=self.same_padding,
         )
 
 

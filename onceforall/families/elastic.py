@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -108,6 +108,12 @@ class Elastic(Family):
             "resolutions": list(self.space.resolution),
             **self.origin,
         }
+
+    def with_origin(self, origin: Mapping[str, Any]) -> Elastic:
+        """The same family with more settings that say how it is made again."""
+        twin = replace(self, origin=origin)
+        twin.__dict__["kernels"] = self.kernels  # the networks are the same: no need to look again
+        return twin
 
     def again(
         self,
@@ -224,13 +230,9 @@ def _checked(family: Elastic, given: int | None = None) -> Elastic:
     if given is not None and found != given:
         raise InputError(f"{family.name}: classes: {given}, and its networks have {found} outputs")
     if found != family.classes:
-        family = Elastic(**{**_fields(family), "classes": found})
+        family = replace(family, classes=found)
     family.kernels  # noqa: B018  looks at the networks, and refuses what does not fit together
     return family
-
-
-def _fields(family: Elastic) -> dict[str, Any]:
-    return {name: getattr(family, name) for name in Elastic.__dataclass_fields__}
 
 
 def outputs(family: Family, arch: Arch) -> int:

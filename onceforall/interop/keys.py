@@ -8,7 +8,7 @@ one a file is written in and is strict about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -49,8 +49,9 @@ class Spelling:
     title: str
     residual: str = "mobile_inverted_conv"  # what a block calls its convolutions
     doubled: bool = False  # elastic layers wrap a layer of the same name: `conv.conv`
-    mmrazor: bool = False
+    matrix: str = "{large}to{small}_matrix"  # what turns a kernel into the next smaller
     prefix: str = ""
+    own: Callable[[Place, str, str], str] | None = None  # a project's that is not the authors'
 
 
 OFFICIAL_NETWORK = (Spelling("official"), Spelling("official", residual="conv"))
@@ -59,11 +60,6 @@ OFFICIAL_SUPERNET = (
     Spelling("official", residual="conv", doubled=True),
     *OFFICIAL_NETWORK,
 )
-MMRAZOR = (
-    Spelling("MMRazor", mmrazor=True, prefix="architecture."),
-    Spelling("MMRazor", mmrazor=True),
-)
-
 _MBCONV = {
     "expand.conv": "inverted_bottleneck.conv",
     "expand.norm": "inverted_bottleneck.bn",
@@ -133,8 +129,8 @@ def _number(name: str, count: int) -> int:
 def spell(place: Place, tensor: str, spelling: Spelling) -> str:
     """What a layer's tensor, such as `expand.conv.weight`, is called in a file."""
     path, _, kind = tensor.rpartition(".")
-    if spelling.mmrazor:
-        return spelling.prefix + _spell_mmrazor(place, path, kind)
+    if spelling.own is not None:
+        return spelling.prefix + spelling.own(place, path, kind)
     if place.layer.make is MBConv:
         named = f"{spelling.residual}.{_MBCONV[path]}"
     elif place.layer.make is ResidualConv:
@@ -161,6 +157,13 @@ def _spell_mmrazor(place: Place, path: str, kind: str) -> str:
         return f"backbone.layer{stage}.{block}.{_MMRAZOR_MBCONV[path]}.{kind}"
     at = "" if place.official == "first_conv" else "last_conv."
     return f"backbone.{at}{place.official}.{_plain(path)}.{kind}"
+
+
+_MATRIX = "trans_matrix_{large}to{small}"
+MMRAZOR = (
+    Spelling("MMRazor", matrix=_MATRIX, prefix="architecture.", own=_spell_mmrazor),
+    Spelling("MMRazor", matrix=_MATRIX, own=_spell_mmrazor),
+)
 
 
 def mmrazor_layer(name: str) -> tuple[int, int]:
@@ -200,9 +203,8 @@ def supernet_names(family: Family, spelling: Spelling) -> dict[str, str]:
             at = weight.removesuffix(".weight")
             if spelling.doubled:
                 at = at.removesuffix(".conv")
-            matrix = f"trans_matrix_{large}to{small}" if spelling.mmrazor else None
             ours = f"{TRANSFORMS}{place.name}_{large}to{small}"
-            names[ours] = f"{at}.{matrix or f'{large}to{small}_matrix'}"
+            names[ours] = f"{at}.{spelling.matrix.format(large=large, small=small)}"
     return names
 
 
