@@ -1,25 +1,23 @@
-"""What an operation costs: a rule for each kind of module, function and method.
+"""What an operation of our layers costs, by arithmetic on shapes: a rule for each.
 
-A rule is called as the operation is, with the shape of an image's tensor (without the batch)
-in the place of each tensor, so that arguments find their place by position or by name as they
-do in PyTorch; dimensions are counted with the batch, as there. It knows no graph and no network.
+A space has thousands of layers, each at dozens of sizes; running them, even without values, would
+take minutes where this takes a second. Shapes are without the batch. It knows no graph and no
+network; `dispatch` counts all that has no rule, and what has one to the same numbers.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
+from onceforall.costs.memory import Lies
+from onceforall.costs.result import Shape
 from onceforall.errors import InputError
-
-Shape = tuple[int, ...]  # without the batch: (C, H, W) or (features,)
+from onceforall.families.layers import SameConv2d
 
 
 class UncoveredError(Exception):
@@ -31,33 +29,22 @@ class Effect(NamedTuple):
 
     shape: Shape
     macs: int = 0
-    flops: int = 0  # beside the MACs, see `costs`
+    flops: int = 0  # beside the MACs
     depthwise: bool = False  # a convolution each of whose filters sees one channel of several
 
 
 class Rule(NamedTuple):
-    """`effect(...)` is called as the operation, a module's with the module first; None: nothing is
-    computed, tensors are only moved or cut, and PyTorch says what leaves."""
+    """`effect(...)` is called with shapes, a module's with the module first."""
 
-    effect: Callable[..., Effect] | None
-    memory: str = "own"  # its output: "own", "in place" or a "view" of its input
-
-    def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the rule has these arguments."""
-        if self.effect is None:
-            return True
-        try:
-            inspect.signature(self.effect).bind(*args, **kwargs)
-        except TypeError:
-            return False
-        return True
+    effect: Callable[..., Effect]
+    lies: Lies = "own"  # its output
 
 
-def _same(input: Shape, *settings: Any, **named: Any) -> Effect:
+def _same(module: nn.Module, input: Shape) -> Effect:
     return Effect(input)
 
 
-def _relu(input: Shape, inplace: bool = False) -> Effect:
+def _relu(module: nn.Module, input: Shape) -> Effect:
     return Effect(input, flops=math.prod(input))
 
 
@@ -73,6 +60,8 @@ def _conv(module: nn.Conv2d, input: Shape) -> Effect:
         raise InputError(f"({module.in_channels}, H, W) expected, {input} given")
     if module.padding == "same":
         out = size
+    elif isinstance(module, SameConv2d):
+        out = [-(-n // module.stride[i]) for i, n in enumerate(size)]
     else:
         padding = (0, 0) if isinstance(module.padding, str) else module.padding
         out = [
@@ -125,65 +114,26 @@ def _pool(module: Any, input: Shape) -> Effect:
     return Effect((channels, *out), flops=math.prod(input))
 
 
-def _adaptive_pool(input: Shape, output_size: Any) -> Effect:
+def _adaptive_pool(module: nn.AdaptiveAvgPool2d, input: Shape) -> Effect:
     channels, *size = _image(input)
-    pair = zip(_pair(output_size), size, strict=True)
+    pair = zip(_pair(module.output_size), size, strict=True)
     out = tuple(n if wanted is None else wanted for wanted, n in pair)
     return Effect((channels, *out), flops=math.prod(input))
 
 
-def _mean(
-    input: Shape,
-    dim: Any = None,
-    keepdim: bool = False,
-    *,
-    axis: Any = None,  # numpy's names, which PyTorch knows too
-    keepdims: bool = False,
-    dtype: Any = None,
-) -> Effect:
-    """Counted as a pooling."""
-    dim, keepdim = axis if dim is None else dim, keepdim or keepdims
-    over = _dimensions(dim, input) if dim is not None else set(range(len(input) + 1))
-    if 0 in over or not over:
-        raise UncoveredError  # images are averaged
-    kept = [(1 if i in over else n) for i, n in enumerate(input, 1) if keepdim or i not in over]
-    return Effect(tuple(kept), flops=math.prod(input))
-
-
-def _flatten(input: Shape, start_dim: int = 0, end_dim: int = -1) -> Effect:
-    (start,), (end,) = _dimensions(start_dim, input), _dimensions(end_dim, input)
-    if start > end:
-        raise InputError(f"dimensions {start_dim} to {end_dim} of {input} cannot be flattened")
-    if start == 0 < end:
-        raise UncoveredError  # images run into each other
-    if end == 0:
-        return Effect(input)
+def _flatten(module: nn.Flatten, input: Shape) -> Effect:
+    rank = len(input) + 1  # with the batch
+    start, end = (d + rank if d < 0 else d for d in (module.start_dim, module.end_dim))
+    if not 0 < start <= end < rank:
+        raise UncoveredError  # images run into each other, or it makes no sense
     return Effect((*input[: start - 1], math.prod(input[start - 1 : end]), *input[end:]))
 
 
-def _pairwise(
-    input: Any, other: Any, *, alpha: float = 1, rounding_mode: str | None = None
-) -> Effect:
-    """Of two tensors, or a tensor and a number; parameters come as tensors, not as shapes."""
-    shapes = [value for value in (input, other) if isinstance(value, tuple)]
-    constants = [value for value in (input, other) if isinstance(value, torch.Tensor)]
-    if constants:
-        return Effect(_broadcast(shapes[0], constants[0]))
-    if len(shapes) == 1:
-        return Effect(shapes[0])  # with a number
-    a, b = shapes
+def _pairwise(a: Shape, b: Shape) -> Effect:
+    """Of two tensors."""
     if len(a) != len(b) or any(m != n and 1 not in (m, n) for m, n in zip(a, b, strict=True)):
         raise InputError(f"{a} and {b} do not fit together")
     return Effect(tuple(max(m, n) for m, n in zip(a, b, strict=True)))
-
-
-def _broadcast(shape: Shape, constant: torch.Tensor) -> Shape:
-    if constant.dim() > len(shape) and constant.shape[0] != 1:
-        raise UncoveredError  # a value of its own for each image
-    try:
-        return tuple(torch.broadcast_shapes((1, *shape), constant.shape))[1:]
-    except RuntimeError:
-        raise InputError(f"{shape} and {tuple(constant.shape)} do not fit together") from None
 
 
 def _image(shape: Shape) -> Shape:
@@ -196,105 +146,22 @@ def _pair(value: Any) -> tuple[Any, Any]:
     return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
-def _dimensions(given: Any, shape: Shape) -> set[int]:
-    """Dimensions of (N, *shape), counted from the front."""
-    rank = len(shape) + 1
-    found = {d + rank if d < 0 else d for d in (given if isinstance(given, Sequence) else [given])}
-    if not all(0 <= d < rank for d in found):
-        raise InputError(f"{(shape)} with its batch has {rank} dimensions, not {given}")
-    return found
-
-
-def _of_module(effect: Callable[..., Effect], *settings: str) -> Callable[..., Effect]:
-    """The rule of a module, which is that of the function with these settings of the module."""
-
-    def of(module: nn.Module, input: Shape) -> Effect:
-        return effect(input, *(getattr(module, name) for name in settings))
-
-    return of
-
-
-IN_PLACE, RELU = Rule(_same, "in place"), Rule(_relu, "in place")
-PAIRWISE, VIEW, MOVED = Rule(_pairwise), Rule(_same, "view"), Rule(None)
-FLATTEN, MEAN = Rule(_flatten, "view"), Rule(_mean)
-
-_SAME_IN_PLACE = Rule(_of_module(_same), "in place")
-_SAME_VIEW = Rule(_of_module(_same), "view")
-_RELU = Rule(_of_module(_relu), "in place")
+IN_PLACE, RELU, VIEW = Rule(_same, "in place"), Rule(_relu, "in place"), Rule(_same, "view")
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: Rule(_conv),
+    SameConv2d: Rule(_conv),
     nn.Linear: Rule(_linear),
-    nn.BatchNorm1d: Rule(_norm, "in place"),
     nn.BatchNorm2d: Rule(_norm, "in place"),
-    nn.ReLU: _RELU,
-    nn.ReLU6: _RELU,
-    nn.Hardswish: _SAME_IN_PLACE,
-    nn.Hardsigmoid: _SAME_IN_PLACE,
-    nn.Sigmoid: _SAME_IN_PLACE,
-    nn.SiLU: _SAME_IN_PLACE,
-    nn.GELU: _SAME_IN_PLACE,
-    nn.Identity: _SAME_VIEW,
-    nn.Dropout: _SAME_VIEW,  # at inference
-    nn.AdaptiveAvgPool2d: Rule(_of_module(_adaptive_pool, "output_size")),
+    nn.ReLU: RELU,
+    nn.ReLU6: RELU,
+    nn.Hardswish: IN_PLACE,
+    nn.Hardsigmoid: IN_PLACE,
+    nn.Identity: VIEW,
+    nn.Dropout: VIEW,  # at inference
+    nn.AdaptiveAvgPool2d: Rule(_adaptive_pool),
     nn.AvgPool2d: Rule(_pool),
     nn.MaxPool2d: Rule(_pool),
-    nn.Flatten: Rule(_of_module(_flatten, "start_dim", "end_dim"), "view"),
+    nn.Flatten: Rule(_flatten, "view"),
 }
-FUNCTIONS: dict[Callable[..., Any], Rule] = {
-    operator.add: PAIRWISE,
-    operator.iadd: PAIRWISE,
-    operator.sub: PAIRWISE,
-    operator.mul: PAIRWISE,
-    operator.imul: PAIRWISE,
-    operator.truediv: PAIRWISE,
-    torch.add: PAIRWISE,
-    torch.sub: PAIRWISE,
-    torch.mul: PAIRWISE,
-    torch.div: PAIRWISE,
-    torch.relu: RELU,
-    F.relu: RELU,
-    F.relu6: RELU,
-    F.hardswish: IN_PLACE,
-    F.hardsigmoid: IN_PLACE,
-    F.silu: IN_PLACE,
-    F.gelu: IN_PLACE,
-    torch.sigmoid: IN_PLACE,
-    F.dropout: VIEW,  # at inference
-    F.adaptive_avg_pool2d: Rule(_adaptive_pool),
-    torch.flatten: FLATTEN,
-    torch.mean: MEAN,
-    torch.cat: MOVED,
-    torch.stack: MOVED,
-    torch.chunk: MOVED,
-    torch.split: MOVED,
-    torch.reshape: MOVED,
-    torch.permute: MOVED,
-    torch.transpose: MOVED,
-    torch.squeeze: MOVED,
-    torch.unsqueeze: MOVED,
-    operator.getitem: MOVED,
-    getattr: MOVED,
-}
-METHODS: dict[str, Rule] = {
-    "add": PAIRWISE,
-    "sub": PAIRWISE,
-    "mul": PAIRWISE,
-    "div": PAIRWISE,
-    "relu": RELU,
-    "sigmoid": IN_PLACE,
-    "flatten": FLATTEN,
-    "mean": MEAN,
-    "contiguous": VIEW,
-    "view": MOVED,
-    "reshape": MOVED,
-    "permute": MOVED,
-    "transpose": MOVED,
-    "squeeze": MOVED,
-    "unsqueeze": MOVED,
-    "chunk": MOVED,
-    "split": MOVED,
-    "expand": MOVED,
-    "size": MOVED,
-    "dim": MOVED,
-}
+FUNCTIONS: dict[Any, Rule] = {operator.add: Rule(_pairwise), operator.mul: Rule(_pairwise)}

@@ -1,55 +1,93 @@
-"""Costs over a space: what each layer of a family costs by itself, as tables."""
+"""Costs over a space, as tables: of what each layer of a family costs by itself, or of a family
+that is given by `build` alone, of what its networks are found to cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from onceforall.costs.network import Cost, layer_cost
-from onceforall.costs.rules import Shape
-from onceforall.errors import InputError, choices
-from onceforall.families import Family
+from onceforall import progress
+from onceforall.costs.built import Counted, Same, built, check_covered
+from onceforall.costs.discovery import discover
+from onceforall.costs.network import layer_cost
+from onceforall.costs.quantities import PUBLIC, QUANTITIES
+from onceforall.costs.result import Cost, Shape
+from onceforall.errors import InputError
+from onceforall.families import Family, Planned
 from onceforall.families.layers import Layer
-from onceforall.space import Arch, Place, Reduce, Table
+from onceforall.space import Arch, Place, Reduce, Space, Table
 
-QUANTITIES: dict[str, tuple[Reduce, str]] = {
-    "macs": ("sum", "MACs"),
-    "params": ("sum", "parameters"),
-    "peak_activation_bytes": ("max", "bytes"),
-}
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 LARGEST = 4096  # pixels; of the resolutions at which a network is counted or run
 
 
-def cost_tables(family: Family, resolutions: Sequence[int] | None = None) -> dict[str, Table]:
+def planned(family: Family) -> TypeIs[Planned]:
+    """Whether the family is written as layers by place, whose costs are tables as they are."""
+    return isinstance(family, Planned)
+
+
+def cost_tables(
+    family: Family, resolutions: Sequence[int] | None = None
+) -> dict[str, Table | Counted]:
     """Tables of macs, params and peak_activation_bytes; `resolutions` in place of the space's."""
-    return {name: cost_table(family, name, resolutions) for name in QUANTITIES}
+    return {name: cost_table(family, name, resolutions) for name in PUBLIC}
 
 
-def cost_table(family: Family, name: str, resolutions: Sequence[int] | None = None) -> Table:
-    """The table of one of these.
+def cost_table(
+    family: Family, name: str, resolutions: Sequence[int] | None = None
+) -> Table | Counted:
+    """The table of one of QUANTITIES, exact. Of a family that is given by `build` alone it is found
+    by counting some of its networks (`discovery`); where that finds none, a function of populations
+    in its place, which counts each arch.
 
     Raises:
-        InputError: a layer has an operation without a rule, and only its parameters are known.
+        InputError: there are operations that are not covered, and only parameters are known.
     """
+    quantity = QUANTITIES[name]
+    if not planned(family):
+        space = family.space if resolutions is None else family.space.at(sorted(resolutions))
+        tables = _discovered(Same(family), space)
+        check_covered(name, built(family).uncovered)
+        if tables is None:
+            return Counted(built(family), space, name, quantity.unit)
+        return tables[name]
 
     def value(layer: Layer, shape: Shape) -> float:
         found = layer_cost(layer, shape) if name == "params" else whole_cost(layer, shape)
-        return float(getattr(found, name))
+        if name in PUBLIC:
+            return float(getattr(found, name))
+        return float(sum(quantity.of(row) for row in found.rows))
 
-    reduce, unit = QUANTITIES[name]
-    return layer_table(family, value, reduce, resolutions, name, unit)
+    return layer_table(family, value, quantity.reduce, resolutions, name, quantity.unit)
+
+
+@lru_cache(maxsize=64)
+def _discovered(same: Same, space: Space) -> dict[str, Table] | None:
+    tables = discover(built(same.family), space)
+    if tables is None:
+        progress.say(
+            f"{space.family}: what its networks cost is no sum over operations of few choices;"
+            " each arch that is asked for is built and counted"
+        )
+    return tables
+
+
+def arch_cost(family: Family, arch: Arch) -> Cost:
+    """The cost of one arch, whose network is built without weights where that is possible."""
+    return built(family).cost(arch)
 
 
 def whole_cost(layer: Layer, shape: Shape) -> Cost:
     """The cost of a layer that is covered.
 
     Raises:
-        InputError: it has an operation without a rule: what is counted is a lower bound.
+        InputError: it has an operation that is not: what is counted is a lower bound.
     """
     found = layer_cost(layer, shape)
-    if found.uncovered:
-        raise InputError(f"costs: no rule says what {choices(found.uncovered)} costs")
+    check_covered("macs", found.uncovered)
     return found
 
 
@@ -61,7 +99,16 @@ def layer_table(
     name: str = "value",
     unit: str = "",
 ) -> Table:
-    """The table of a number that each layer has by itself: `value(layer, input shape)`."""
+    """The table of a number that each layer has by itself: `value(layer, input shape)`.
+
+    Raises:
+        InputError: the family is given by `build` alone, and has no layers by place.
+    """
+    if not planned(family):
+        raise InputError(
+            f"{family.name}: its networks are not written as layers by place, so that no layer can"
+            " be looked at by itself; whole networks can"
+        )
     space = family.space
     if resolutions is not None:
         space = space.at(tuple(sorted(resolutions)))
@@ -96,12 +143,16 @@ def check_resolution(family: Family, arch: Arch) -> None:
 
     Raises:
         InputError: below the total stride of the layers before the pooling, where there is more
-            padding than image; or above LARGEST pixels.
+            padding than image, or of a family that is given by `build` alone, at which its
+            network cannot be run; or above LARGEST pixels.
     """
     if arch.resolution > LARGEST:
         raise InputError(
             f"resolution: {arch.resolution} px is too large; at most {LARGEST} px are possible"
         )
+    if not planned(family):
+        arch_cost(family, arch)
+        return
     tail = family.tail(arch.stages[-1][-1].width)
     shape: Shape = (family.in_channels, LARGEST, LARGEST)
     for name, layer in family.plan(arch).items():
@@ -123,7 +174,7 @@ class _Sizes:
     padding keeps the size whatever the kernel.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Planned) -> None:
         self._family = family
         self._entering: dict[tuple[int, int, int], Shape] = {}  # resolution, stage, position
 
