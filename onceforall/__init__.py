@@ -4,13 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onceforall.families import elastic, per_block
     from onceforall.interop.zoo import load
+    from onceforall.pipeline import open_run
+    from onceforall.supernet import SuperNet
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["SuperNet", "__version__", "elastic", "load", "open_run", "per_block"]
 
-# Imported when first asked for, so that this one is light.
-_ROOMS = {"load": "onceforall.interop.zoo"}
+_ROOMS = {  # imported when first asked for, so that this one is light
+    "SuperNet": "onceforall.supernet",
+    "elastic": "onceforall.families",
+    "load": "onceforall.interop.zoo",
+    "open_run": "onceforall.pipeline",
+    "per_block": "onceforall.families",
+}
 
 
 def __getattr__(name: str) -> Any:

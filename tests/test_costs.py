@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from planned_families import PLANNED
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +32,7 @@ from onceforall.space import Table
 COSTS = ("macs", "params", "peak_activation_bytes")
 
 
-@pytest.fixture(scope="module", params=families.names())
+@pytest.fixture(scope="module", params=PLANNED)
 def family(request: pytest.FixtureRequest) -> Family:
     return families.get(request.param)
 

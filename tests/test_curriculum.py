@@ -20,6 +20,12 @@ SHARES = [
 ]
 
 
+def formed(phase: Phase) -> tuple[int, int] | None:
+    """Expand ratios and widths in use when the channels are sorted."""
+    counts = phase.sort_channels
+    return None if counts is None else (counts["expand"], counts["width"])
+
+
 def test_phases_open_the_space_step_by_step() -> None:
     plan = curriculum(FAMILY.space, SHARES)
     assert plan.steps == 35
@@ -27,7 +33,8 @@ def test_phases_open_the_space_step_by_step() -> None:
     assert sizes == sorted(set(sizes))
     assert plan.phases[0].space.size == len(FAMILY.space.resolution)
     assert plan.phases[-1].space == FAMILY.space
-    assert [p.sort_channels for p in plan.phases] == [None, None, None, None, (1, 1), (2, 1)]
+    assert [p.sort_channels is None for p in plan.phases] == [True] * 4 + [False] * 2
+    assert [formed(p) for p in plan.phases[4:]] == [(1, 1), (2, 1)]
 
 
 def test_how_many_choices_are_formed_does_not_depend_on_the_first_stage() -> None:
@@ -43,7 +50,7 @@ def test_how_many_choices_are_formed_does_not_depend_on_the_first_stage() -> Non
         Share("all", 1, 0.1, expand=5, width=3),
     ]
     plan = curriculum(space, shares)
-    assert [p.sort_channels for p in plan.phases] == [None, (1, 1), None, None, (2, 2), None]
+    assert [formed(p) for p in plan.phases] == [None, (1, 1), None, None, (2, 2), None]
 
 
 def test_phases_open_genes_of_any_kind() -> None:
@@ -60,7 +67,14 @@ def test_phases_open_genes_of_any_kind() -> None:
     # by hand: two resolutions; heads of two blocks; with the depth, one block or two
     assert [phase.space.size for phase in phases] == [2, 2 * 2 * 2, 2 * 2 * (3 + 9)]
     assert {str(a) for a in phases[0].sample(0, 0)} <= {str(a) for a in phases[0].space}
-    assert [phase.sort_channels for phase in phases] == [None] * 3
+    # without stages any choice may resize channels, so what is in use so far is kept in place
+    assert [phase.sort_channels for phase in phases] == [
+        None,
+        {"resolution": 1, "depth": 1, "act": 1, "heads": 1},
+        {"resolution": 1, "depth": 1, "act": 1, "heads": 2},
+    ]
+    everything = curriculum(space, [Share("every", 1, 0.1, open={"all": 9})]).phases[0]
+    assert everything.space == space
     assert curriculum(FAMILY.space, [Share("a", 1, 0.1, open={"expand": 2})]).phases[
         0
     ].space == FAMILY.space.top(kernel=1, depth=1, expand=2, width=1)

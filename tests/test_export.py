@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from planned_families import PLANNED
 from torch import nn
 
 from onceforall import export, families
@@ -25,7 +26,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("name", families.names())
+@pytest.mark.parametrize("name", PLANNED)
 @pytest.mark.parametrize("format", list(export.FORMATS))
 def test_every_family_in_every_format(name: str, format: str, tmp_path: Path) -> None:
     if format == "pt2" and name != "mbv3_mini":

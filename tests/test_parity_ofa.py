@@ -236,7 +236,7 @@ def test_channels_are_sorted_in_the_same_order(name: str, stage: int, tmp_path: 
     ours = interop.read_supernet(tmp_path / "before")
     theirs.re_organize_middle_weights(expand_ratio_stage=stage)
     assert isinstance(ours, SuperNet)
-    ours.sort_channels(stage + 1)
+    ours.sort_channels(expand=stage + 1)
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "after")
     sorted_there = interop.read_supernet(tmp_path / "after").state_dict()
     for key, tensor in ours.state_dict().items():

@@ -98,7 +98,7 @@ def family_named(name: str) -> Family:
     return family_of(checkpoint.describe(path), path)
 
 
-def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Sequential:
+def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Module:
     """The network with its weights: those given, or its own where `net` is a checkpoint.
 
     Raises:

@@ -81,7 +81,7 @@ def convert(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The file, or for official the folder, to write.")],
-    to: Annotated[str, typer.Option(help="onceforall, official, mmrazor, or arch-dict.")],
+    to: Annotated[str, typer.Option(help="onceforall, official, mmrazor, timm, or arch-dict.")],
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the network that SRC describes.")
     ] = None,
@@ -105,8 +105,9 @@ def convert(
     from onceforall.costs import check_resolution
     from onceforall.files import refuse_existing
 
-    if to not in interop.FORMATS:
-        raise InputError(f"--to: {to!r} is not one of {choices(interop.FORMATS)}")
+    forms = dict.fromkeys((*interop.FORMATS, *interop.WEIGHT_FORMATS))
+    if to not in forms:
+        raise InputError(f"--to: {to!r} is not one of {choices(forms)}")
     refuse_existing(out)
     path = Path(source)
     kind = "network" if weights is not None else _kind(path)
@@ -191,7 +192,7 @@ def _write_weights(network: StaticNetwork, weights: Path, out: Path, to: str) ->
     if to == "onceforall":
         save_network(out, module, *network, {"source": weights.name})
         return [out]
-    if to == "mmrazor" or out.suffix:
+    if to in ("mmrazor", "timm") or out.suffix:
         interop.write_weights(out, module, *network, to)
         return [out]
     written = interop.write_network(out, network, to)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,5 +262,6 @@ def _factors(
         if len(values):
             total = np.where(maximum, values.max(0), values.sum(0))
             at = dict(zip(scope.columns, combination, strict=True))
-            made[columns][(slice(None), *(at[c] for c in columns))] = total
+            place: tuple[Any, ...] = (slice(None), *(at[c] for c in columns))
+            made[columns][place] = total
     yield from made.items()

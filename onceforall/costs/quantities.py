@@ -9,6 +9,8 @@ from typing import NamedTuple
 from onceforall.costs.result import Row
 from onceforall.space import Reduce
 
+NO_OPERATION = ("Parameter", "Input")
+
 
 class Quantity(NamedTuple):
     """`of` says what a row adds, or is at least."""
@@ -30,4 +32,3 @@ QUANTITIES: dict[str, Quantity] = {
     "operations": Quantity("sum", "operations", lambda row: row.kind not in NO_OPERATION),
 }
 PUBLIC = ("macs", "params", "peak_activation_bytes")
-NO_OPERATION = ("Parameter", "Input")

@@ -17,6 +17,7 @@ from torch import nn
 from onceforall.costs.memory import Lies
 from onceforall.costs.result import Shape
 from onceforall.errors import InputError
+from onceforall.families.layers import SameConv2d
 
 
 class UncoveredError(Exception):
@@ -59,6 +60,8 @@ def _conv(module: nn.Conv2d, input: Shape) -> Effect:
         raise InputError(f"({module.in_channels}, H, W) expected, {input} given")
     if module.padding == "same":
         out = size
+    elif isinstance(module, SameConv2d):
+        out = [-(-n // module.stride[i]) for i, n in enumerate(size)]
     else:
         padding = (0, 0) if isinstance(module.padding, str) else module.padding
         out = [
@@ -147,6 +150,7 @@ IN_PLACE, RELU, VIEW = Rule(_same, "in place"), Rule(_relu, "in place"), Rule(_s
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: Rule(_conv),
+    SameConv2d: Rule(_conv),
     nn.Linear: Rule(_linear),
     nn.BatchNorm2d: Rule(_norm, "in place"),
     nn.ReLU: RELU,

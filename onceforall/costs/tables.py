@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,16 +16,19 @@ from onceforall.costs.network import cost, layer_cost
 from onceforall.costs.quantities import PUBLIC, QUANTITIES
 from onceforall.costs.result import Cost, Shape
 from onceforall.errors import InputError
-from onceforall.families import Family
+from onceforall.families import Family, Planned
 from onceforall.families.layers import Layer
 from onceforall.space import Arch, Place, Reduce, Space, Table
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 LARGEST = 4096  # pixels; of the resolutions at which a network is counted or run
 
 
-def planned(family: Family) -> bool:
+def planned(family: Family) -> TypeIs[Planned]:
     """Whether the family is written as layers by place, whose costs are tables as they are."""
-    return isinstance(family, Family)
+    return isinstance(family, Planned)
 
 
 def cost_tables(
@@ -181,7 +184,7 @@ class _Sizes:
     padding keeps the size whatever the kernel.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Planned) -> None:
         self._family = family
         self._entering: dict[tuple[int, int, int], Shape] = {}  # resolution, stage, position
 

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from onceforall.errors import InputError, MissingExtraError
 from onceforall.export.facts import texts
 from onceforall.export.refusing import refusing
+from onceforall.families.layers import SameConv2d
 
 OPSET = 17
 IR_VERSION = 8  # read by ONNX Runtime 1.14 and later
@@ -76,6 +77,13 @@ class _UncoveredError(Exception):
     """An operation that the table below does not have, or none that can be seen."""
 
 
+class _Tracer(fx.Tracer):
+    """Keeps our own convolution whole, which depends on its input's size."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SameConv2d) or super().is_leaf_module(m, module_qualified_name)
+
+
 class _Emitter:
     """One traced network on its way to an ONNX graph."""
 
@@ -89,7 +97,7 @@ class _Emitter:
         import onnx
 
         try:
-            nodes = list(fx.Tracer().trace(self.network).nodes)
+            nodes = list(_Tracer().trace(self.network).nodes)
         except Exception as error:  # whatever the forward of a foreign network raises
             raise _UncoveredError(str(error)) from None
         out = ""
@@ -152,15 +160,19 @@ class _Emitter:
         names = [*inputs, self.weight(f"{node.name}.weight", weight)]
         if bias is not None:
             names.append(self.weight(f"{node.name}.bias", bias))
+        if isinstance(conv, SameConv2d):
+            padding: dict[str, Any] = {"auto_pad": "SAME_UPPER"}
+        else:
+            padding = {"pads": [*conv.padding, *conv.padding]}
         out = self.add(
             "Conv",
             names,
             node.name,
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),
-            pads=[*conv.padding, *conv.padding],
             dilations=list(conv.dilation),
             group=conv.groups,
+            **padding,
         )
         if norm is not None:
             self.named[norm[0]] = out

@@ -1,7 +1,7 @@
 """The families of networks, by name.
 
-A family of your own is found by the entry point `onceforall.families`: a name and a
-function that returns a `Family`.
+A family of your own is found in a file, as `my_net.py:family`, or by the entry point
+`onceforall.families`: a name and a function that returns a `Family`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,31 @@ from inspect import signature
 from typing import Any
 
 from onceforall.errors import InputError, choices
-from onceforall.families import fixed, mobilenetv3, proxylessnas, resnet
-from onceforall.families.base import Family, block_name
+from onceforall.families import (
+    autoformer,
+    efficientnet,
+    files,
+    fixed,
+    mobilenetv3,
+    proxylessnas,
+    resnet,
+    vit,
+)
+from onceforall.families.base import Family, Planned, block_name
+from onceforall.families.elastic import elastic, per_block
 
-__all__ = ["Family", "block_name", "get", "names"]
+__all__ = ["Family", "Planned", "block_name", "elastic", "get", "names", "per_block"]
 
 _FAMILIES: dict[str, Callable[..., Family]] = {
+    "autoformer_t": autoformer.tiny,
+    "efficientnet_lite0": efficientnet.lite0,
     "mbv3_mini": mobilenetv3.mini,
     "ofa_mbv3_w1.0": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.0", 1.0),
     "ofa_mbv3_w1.2": partial(mobilenetv3.imagenet, "ofa_mbv3_w1.2", 1.2),
     "ofa_proxyless_w1.3": partial(proxylessnas.imagenet, "ofa_proxyless_w1.3", 1.3),
     "ofa_resnet50": partial(resnet.imagenet, "ofa_resnet50"),
+    "vit": vit.vit,
+    "vit_mini": vit.mini,
 }
 
 
@@ -38,6 +52,8 @@ def get(name: str, **settings: Any) -> Family:
     Raises:
         InputError: no such family, or a setting it does not have.
     """
+    if files.is_file(name):
+        return files.family_in(name, **settings)
     make = fixed.fixed if name == fixed.NAME else _FAMILIES.get(name)
     if make is None:
         plugins = {p.name: p for p in entry_points(group="onceforall.families")}

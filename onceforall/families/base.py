@@ -1,8 +1,7 @@
-"""What a family of networks is: its space, and the layers of any of its archs.
+"""What a family of networks is: its space, and the network of any of its archs.
 
-A family writes down three things, the layers before the elastic stages, one block
-of a stage, and the layers after them; plans, networks, cost tables and the
-supernet's layout all derive from these. A family knows nothing above `layers`.
+`Family` is the contract; `Planned` the families that are written as layers by place. A
+family knows nothing above `layers`.
 """
 
 from __future__ import annotations
@@ -10,27 +9,87 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
-from onceforall.families.layers import ConvNormAct, Layer, MBConv, layer
+from onceforall.errors import InputError
+from onceforall.families import lending, survey
+from onceforall.families.layers import ConvNormAct, Layer, MBConv, init_weights, layer
 from onceforall.space import Arch, Space
 
 
 class Family(ABC):
-    """Networks that one supernet can hold.
+    """Networks that one supernet can hold: a space, and an ordinary static network for each of
+    its archs. Nothing else is needed.
 
     Attributes:
         space: its sub-networks.
         in_channels: channels of the input image.
         classes: outputs of the classifier.
-        stem_width: channels that enter the first elastic stage.
+        rules: how tensors are lent where `lending`'s table does not say it, by parameter's name.
     """
 
     space: Space
     in_channels: int
     classes: int
+    rules: lending.Rules = MappingProxyType({})
+
+    @abstractmethod
+    def build(self, arch: Arch) -> nn.Module:
+        """An ordinary network with fresh weights; (N, in_channels, R, R) -> (N, classes)."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What `families.get(name, **settings)` needs to make this family again: plain data."""
+
+    @property
+    def name(self) -> str:
+        return self.space.family
+
+    def blank(self, arch: Arch) -> nn.Module:
+        """The network of an arch on the meta device: shapes without weights."""
+        with torch.device("meta"):
+            return self.build(arch)
+
+    def fresh(self, arch: Arch, generator: torch.Generator | None = None) -> nn.Module:
+        """The network of an arch as training starts with it: by default as `build` makes it, from
+        a seed drawn by the generator."""
+        if torch.get_default_device().type == "meta":
+            return self.blank(arch)
+        if generator is None:
+            return self.build(arch)
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.build(arch)
+
+    @cached_property
+    def kernels(self) -> survey.Kernels:
+        """The kernel sizes of each convolution that has several, by its weight's name.
+
+        Raises:
+            InputError: the family's networks do not fit into one supernet; says why.
+        """
+        return survey.survey(self)
+
+    def transform_key(self, weight: str) -> str:
+        """What the transforms of a convolution's kernel are called; `weight` is its weight's name
+        in the largest network."""
+        return weight.removesuffix(".weight").replace(".", "/")
+
+
+class Planned(Family):
+    """A family written as layers by place: those before the elastic stages, one block of a stage,
+    and those after them. Plans, networks and exact tables of costs all derive from these.
+
+    Attributes:
+        stem_width: channels that enter the first elastic stage.
+    """
+
     stem_width: int
 
     @abstractmethod
@@ -46,14 +105,6 @@ class Family(ABC):
     @abstractmethod
     def tail(self, width_in: int) -> dict[str, Layer]:
         """Layers after the elastic stages, in order, by name; they give (N, classes)."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """What `families.get(name, **settings)` needs to make this family again: plain data."""
-
-    @property
-    def name(self) -> str:
-        return self.space.family
 
     def plan(self, arch: Arch) -> dict[str, Layer]:
         """All layers of an arch, in order, by name. The same name is the same place in every arch.
@@ -77,9 +128,33 @@ class Family(ABC):
         """An ordinary network with fresh weights; (N, in_channels, R, R) -> (N, classes)."""
         return nn.Sequential(OrderedDict((n, x.build()) for n, x in self.plan(arch).items()))
 
+    def fresh(self, arch: Arch, generator: torch.Generator | None = None) -> nn.Module:
+        network = self.build(arch)
+        init_weights(network, generator)
+        return network
+
+    @cached_property
+    def kernels(self) -> survey.Kernels:
+        found: survey.Kernels = {}
+        for s, stage in enumerate(self.space.stages):
+            for b in range(stage.blocks if len(stage.kernel) > 1 else 0):
+                width = stage.width[-1]
+                at = (stage.expand[-1], width, width)
+                with torch.device("meta"):
+                    large, small = (self.block(s, b, stage.kernel[i], *at).build() for i in (-1, 0))
+                sizes = dict(small.named_parameters())
+                for name, weight in large.named_parameters():
+                    if weight.shape[2:] != sizes[name].shape[2:]:
+                        found[f"{block_name(s, b)}.{name}"] = stage.kernel
+        return found
+
+    def transform_key(self, weight: str) -> str:
+        """The name of the block, which has one such kernel, as in the first checkpoints."""
+        return weight.partition(".")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier(Family):
+class Classifier(Planned):
     """What all image classifiers have in common: their input, their classes, their last layers."""
 
     space: Space
@@ -117,6 +192,7 @@ class InvertedResidual(Classifier):
     stem_act: str = "h_swish"
     first_act: str = "relu"
     eps: float = 1e-5  # of every batch norm
+    same_padding: bool = False  # of strided convolutions, as networks trained in TensorFlow have it
 
     def stem(self) -> dict[str, Layer]:
         return {
@@ -128,6 +204,7 @@ class InvertedResidual(Classifier):
                 stride=2,
                 act=self.stem_act,
                 eps=self.eps,
+                same_padding=self.same_padding,
             ),
             "first_block": layer(
                 MBConv,
@@ -153,9 +230,24 @@ class InvertedResidual(Classifier):
             act=self.acts[stage],
             se=self.ses[stage],
             eps=self.eps,
+            same_padding=self.same_padding,
         )
 
 
 def block_name(stage: int, position: int) -> str:
     """The name of a block in plans and networks, counted from 1."""
     return f"stage{stage + 1}_block{position + 1}"
+
+
+def planned(family: Family) -> Planned:
+    """A family that is written as layers by place, for what needs them.
+
+    Raises:
+        InputError: it is given by `build` alone.
+    """
+    if not isinstance(family, Planned):
+        raise InputError(
+            f"{family.name}: is not written as layers by place, which the files of other projects"
+            " name; they hold networks of the families that come with this package"
+        )
+    return family

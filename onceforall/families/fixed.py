@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from onceforall.errors import InputError, choices
-from onceforall.families.base import Family
+from onceforall.families.base import Planned
 from onceforall.families.layers import (
     Bottleneck,
     ConvNormAct,
@@ -44,7 +44,7 @@ BLOCKS = (MBConv, Bottleneck)  # what counts as a block of the arch; all else is
 
 
 @dataclass(frozen=True)
-class Fixed(Family):
+class Fixed(Planned):
     """The network made of `layers`, in order, by name. `space` has it at its resolutions."""
 
     layers: tuple[tuple[str, Layer], ...]

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -105,8 +106,34 @@ class Elastic(Protocol):
         """The channels that can change places, in the order to sort them."""
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: (N, in, H, W) -> (N, out, H/stride, W/stride),
+    rounded up.
+
+    Where the padding is odd, as under stride 2 at even sizes, the last row and column get the
+    larger half, so that filters lie one pixel further than under PyTorch's equal halves. Weights
+    trained so lose accuracy with the other.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int = 1
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads: list[int] = []
+        for i in (1, 0):  # F.pad takes the last dimension first
+            size, stride, kernel = input.shape[2 + i], self.stride[i], self.kernel_size[i]
+            pad = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+            pads += [pad // 2, pad - pad // 2]
+        return super().forward(F.pad(input, pads))
+
+
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, activation; (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    """Convolution, batch norm, activation; (N, in, H, W) -> (N, out, H/stride, W/stride).
+
+    `same_padding` pads a strided convolution as `SameConv2d`; without stride the two are one.
+    """
 
     def __init__(
         self,
@@ -118,11 +145,16 @@ class ConvNormAct(nn.Sequential):
         act: str = "none",
         norm: bool = True,
         eps: float = 1e-5,
+        same_padding: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
+        self.conv: nn.Conv2d
+        if same_padding and stride > 1:
+            self.conv = SameConv2d(in_channels, out_channels, kernel, stride, groups)
+        else:
+            self.conv = nn.Conv2d(
+                in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+            )
         if norm:
             self.norm = nn.BatchNorm2d(out_channels, eps=eps, momentum=0.1)
         if act != "none":
@@ -191,6 +223,7 @@ class MBConv(nn.Module):
         shortcut: bool = True,
         eps: float = 1e-5,
         hidden: int | None = None,
+        same_padding: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -202,7 +235,9 @@ class MBConv(nn.Module):
             self.expand = ConvNormAct(in_channels, hidden, act=act, eps=eps)
         else:
             hidden = in_channels
-        self.depthwise = ConvNormAct(hidden, hidden, kernel, stride, hidden, act, eps=eps)
+        self.depthwise = ConvNormAct(
+            hidden, hidden, kernel, stride, hidden, act, eps=eps, same_padding=same_padding
+        )
         self.se = SqueezeExcite(hidden, make_divisible(hidden // 4)) if se else None
         self.project = ConvNormAct(hidden, out_channels, eps=eps)
 

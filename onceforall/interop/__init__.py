@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onceforall.interop.net_config import OFFICIAL, StaticNetwork
     from onceforall.interop.networks import (
         FORMATS,
+        WEIGHT_FORMATS,
         from_text,
         read_network,
         rewrite_subnet,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "WEIGHT_FORMATS",
     "OFFICIAL",
     "StaticNetwork",
     "from_text",
@@ -40,6 +42,7 @@ __all__ = [
 
 _FILES = {
     "FORMATS": "networks",
+    "WEIGHT_FORMATS": "networks",
     "OFFICIAL": "net_config",
     "StaticNetwork": "net_config",
     "from_text": "networks",

@@ -8,7 +8,7 @@ one a file is written in and is strict about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onceforall.errors import InputError
 from onceforall.families import Family
-from onceforall.families.base import block_name
+from onceforall.families.base import block_name, planned
 from onceforall.families.layers import (
     Bottleneck,
     ConvNormAct,
@@ -49,8 +49,9 @@ class Spelling:
     title: str
     residual: str = "mobile_inverted_conv"  # what a block calls its convolutions
     doubled: bool = False  # elastic layers wrap a layer of the same name: `conv.conv`
-    mmrazor: bool = False
+    matrix: str = "{large}to{small}_matrix"  # what turns a kernel into the next smaller
     prefix: str = ""
+    own: Callable[[Place, str, str], str] | None = None  # a project's that is not the authors'
 
 
 OFFICIAL_NETWORK = (Spelling("official"), Spelling("official", residual="conv"))
@@ -59,11 +60,6 @@ OFFICIAL_SUPERNET = (
     Spelling("official", residual="conv", doubled=True),
     *OFFICIAL_NETWORK,
 )
-MMRAZOR = (
-    Spelling("MMRazor", mmrazor=True, prefix="architecture."),
-    Spelling("MMRazor", mmrazor=True),
-)
-
 _MBCONV = {
     "expand.conv": "inverted_bottleneck.conv",
     "expand.norm": "inverted_bottleneck.bn",
@@ -98,7 +94,7 @@ def places(family: Family, arch: Arch, numbers: list[int] | None = None) -> list
     Args:
         numbers: of the blocks in the file, where placeholders without weights leave gaps.
     """
-    plan = family.plan(arch)
+    plan = planned(family).plan(arch)
     resnet = any(layer.make is Bottleneck for layer in plan.values())
     elastic = {block_name(s, b) for s, x in enumerate(arch.stages) for b in range(len(x))}
     found: list[Place] = []
@@ -133,8 +129,8 @@ def _number(name: str, count: int) -> int:
 def spell(place: Place, tensor: str, spelling: Spelling) -> str:
     """What a layer's tensor, such as `expand.conv.weight`, is called in a file."""
     path, _, kind = tensor.rpartition(".")
-    if spelling.mmrazor:
-        return spelling.prefix + _spell_mmrazor(place, path, kind)
+    if spelling.own is not None:
+        return spelling.prefix + spelling.own(place, path, kind)
     if place.layer.make is MBConv:
         named = f"{spelling.residual}.{_MBCONV[path]}"
     elif place.layer.make is ResidualConv:
@@ -161,6 +157,13 @@ def _spell_mmrazor(place: Place, path: str, kind: str) -> str:
         return f"backbone.layer{stage}.{block}.{_MMRAZOR_MBCONV[path]}.{kind}"
     at = "" if place.official == "first_conv" else "last_conv."
     return f"backbone.{at}{place.official}.{_plain(path)}.{kind}"
+
+
+_MATRIX = "trans_matrix_{large}to{small}"
+MMRAZOR = (
+    Spelling("MMRazor", matrix=_MATRIX, prefix="architecture.", own=_spell_mmrazor),
+    Spelling("MMRazor", matrix=_MATRIX, own=_spell_mmrazor),
+)
 
 
 def mmrazor_layer(name: str) -> tuple[int, int]:
@@ -200,9 +203,8 @@ def supernet_names(family: Family, spelling: Spelling) -> dict[str, str]:
             at = weight.removesuffix(".weight")
             if spelling.doubled:
                 at = at.removesuffix(".conv")
-            matrix = f"trans_matrix_{large}to{small}" if spelling.mmrazor else None
             ours = f"{TRANSFORMS}{place.name}_{large}to{small}"
-            names[ours] = f"{at}.{matrix or f'{large}to{small}_matrix'}"
+            names[ours] = f"{at}.{spelling.matrix.format(large=large, small=small)}"
     return names
 
 

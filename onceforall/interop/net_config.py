@@ -21,6 +21,7 @@ from torch import nn
 from onceforall import families
 from onceforall.errors import InputError
 from onceforall.families import Family
+from onceforall.families.base import planned
 from onceforall.families.fixed import Fixed
 from onceforall.families.layers import (
     ACTIVATIONS,
@@ -48,7 +49,7 @@ class StaticNetwork(NamedTuple):
     family: Family
     arch: Arch
 
-    def build(self) -> nn.Sequential:
+    def build(self) -> nn.Module:
         """The network with fresh weights; (N, C, R, R) -> (N, classes)."""
         return self.family.build(self.arch)
 
@@ -353,7 +354,7 @@ def _match(
         family = families.get(name, **settings)
         arch = _arch(family, layers, resolution)
         if arch is not None and [*layers.values()] == [
-            canonical(at) for at in family.plan(arch).values()
+            canonical(at) for at in planned(family).plan(arch).values()
         ]:
             return StaticNetwork(family, arch)
     return None
@@ -417,7 +418,7 @@ def to_config(network: StaticNetwork) -> dict[str, Any]:
     Raises:
         InputError: the network has layers that a config cannot say.
     """
-    plan = {name: _full(at) for name, at in network.family.plan(network.arch).items()}
+    plan = {name: _full(at) for name, at in planned(network.family).plan(network.arch).items()}
     by_kind = [(at.make, name, dict(at.settings)) for name, at in plan.items()]
     blocks = [found for make, _, found in by_kind if make in (MBConv, Bottleneck)]
     convs = [(n, found) for make, n, found in by_kind if make is ConvNormAct]
@@ -458,8 +459,8 @@ def to_config(network: StaticNetwork) -> dict[str, Any]:
         "ops_order": "weight_bn_act",
     }
     again = from_config(config, network.arch.resolution)
-    if [canonical(at) for at in again.family.plan(again.arch).values()] != [
-        canonical(at) for at in network.family.plan(network.arch).values()
+    if [canonical(at) for at in planned(again.family).plan(again.arch).values()] != [
+        canonical(at) for at in planned(network.family).plan(network.arch).values()
     ]:
         raise InputError(f"{network.family.name}: has layers that no net.config can say")
     return config

@@ -26,6 +26,7 @@ from onceforall.supernet import checkpoint, weights
 
 DEFAULT_RESOLUTION = 224  # pixels; of a net.config whose run.config is not there
 FORMATS = ("onceforall", "official", "mmrazor", "arch-dict")
+WEIGHT_FORMATS = ("onceforall", "official", "mmrazor", "timm")
 
 
 def read_network(

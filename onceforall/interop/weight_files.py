@@ -1,4 +1,5 @@
-"""Weights of networks and supernets in the authors' files and in MMRazor's, both directions.
+"""Weights of networks and supernets in the authors' files and in MMRazor's, both directions; and
+of networks of families that other projects have, too (`efficientnet`).
 
 Every tensor of the file must be one of the network's and of its shape, and the other way
 round; nothing keeps a value it had before. Our own checkpoints are read too, so that a
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from onceforall import families
 from onceforall.errors import InputError, choices
-from onceforall.families import Family
+from onceforall.families import Family, Planned
 from onceforall.families.layers import M, owning
+from onceforall.interop.efficientnet import EFFICIENTNETS, PYTORCH, TIMM
 from onceforall.interop.keys import (
     MMRAZOR,
     OFFICIAL_NETWORK,
@@ -41,7 +43,7 @@ from onceforall.supernet import SuperNet, checkpoint, weights
 MMRAZOR_FAMILIES = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2")
 
 
-def read_weights(path: Path, family: Family, arch: Arch) -> nn.Sequential:
+def read_weights(path: Path, family: Family, arch: Arch) -> nn.Module:
     """The network `arch` with the weights of a file, in evaluation mode.
 
     The file is one of this network in any format, or one of its family's supernet, from which
@@ -118,7 +120,7 @@ def detect_family(tensors: Mapping[str, Tensor], path: Path) -> Family:
 def write_weights(
     path: Path, network: nn.Module, family: Family, arch: Arch, form: str = "official"
 ) -> None:
-    """Writes a static network's weights in the authors' or MMRazor's layout.
+    """Writes a static network's weights in the authors' layout, MMRazor's, or timm's.
 
     Raises:
         InputError: the layout has no place for one of its layers, or `path` exists.
@@ -138,6 +140,12 @@ def write_supernet(path: Path, supernet: SuperNet, form: str = "official") -> No
 def _writes(form: str, family: Family, official: tuple[Spelling, ...]) -> Spelling:
     if form == "official":
         return official[0]
+    if form == TIMM.title:
+        if official is not OFFICIAL_NETWORK:
+            raise InputError("supernets have no timm form, only networks")
+        if family.name not in EFFICIENTNETS:
+            raise InputError(f"{family.name} has no timm form, only {choices(EFFICIENTNETS)}")
+        return TIMM
     _check_mmrazor(family)
     return MMRAZOR[0]
 
@@ -155,16 +163,19 @@ def _same_family(found: Family, wanted: Family, path: Path) -> None:
 def _spellings(
     tensors: Iterable[str], family: Family, official: tuple[Spelling, ...]
 ) -> tuple[Spelling, ...]:
-    """MMRazor's where the keys look like it, else the authors'."""
+    """MMRazor's where the keys look like it, else the authors' and those of the family's own."""
     if any(key.startswith(("architecture.", "backbone.", "head.")) for key in tensors):
         _check_mmrazor(family)
         return MMRAZOR
-    return official
+    return (*official, TIMM, PYTORCH) if family.name in EFFICIENTNETS else official
 
 
-def _to_network(
-    tensors: Mapping[str, Tensor], family: Family, arch: Arch, path: Path
-) -> nn.Sequential:
+def _to_network(tensors: Mapping[str, Tensor], family: Family, arch: Arch, path: Path) -> nn.Module:
+    """The network with the weights of a file: by its own names, if it has no others."""
+    if not isinstance(family, Planned):
+        network = weights.unfilled(family, arch)
+        weights.load_exactly(network, tensors, path)
+        return network
     with torch.device("meta"):
         network = family.build(arch)
     try:

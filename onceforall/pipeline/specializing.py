@@ -160,7 +160,7 @@ class Timed:
     """A calibrated network, and its latency as it was measured for the card."""
 
     arch: Arch
-    network: nn.Sequential
+    network: nn.Module
     latency_ms: float
     disturbed: bool  # whether the machine was busy otherwise
     qualified_ms: float | None = None  # its latency when it was a candidate

@@ -41,7 +41,7 @@ def torch_device(name: str | None = None) -> torch.device:
 
 def calibrated(
     supernet: SuperNet, arch: Arch, data: Data, images: int = CALIBRATION_IMAGES
-) -> nn.Sequential:
+) -> nn.Module:
     """The network of an arch with its own batch-norm statistics, in evaluation mode."""
     network = supernet.extract(arch)
     calibrate(network, unlabelled_batches(data.train, arch.resolution, images, network))

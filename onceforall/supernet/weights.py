@@ -7,7 +7,8 @@ how its images were prepared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def load_supernet(path: Path) -> tuple[SuperNet, dict[str, Any]]:
         InputError: no such file, damaged, another kind, or of a family that is not known.
     """
     found = checkpoint.load(path, "supernet")
-    with torch.device("meta"):
-        supernet = SuperNet(_family(found.facts, path))
+    family = family_of(found.facts, path)
+    with _unfilled(family):
+        supernet = SuperNet(family)
     load_exactly(supernet, found.tensors, path)
     return supernet, found.facts
 
@@ -61,7 +63,7 @@ def save_network(
     checkpoint.save(path, "network", network.state_dict(), described, overwrite=overwrite)
 
 
-def load_network(path: Path) -> tuple[nn.Sequential, Arch, dict[str, Any]]:
+def load_network(path: Path) -> tuple[nn.Module, Arch, dict[str, Any]]:
     """The network in evaluation mode, its arch, and the facts saved with it.
 
     Raises:
@@ -69,8 +71,7 @@ def load_network(path: Path) -> tuple[nn.Sequential, Arch, dict[str, Any]]:
     """
     found = checkpoint.load(path, "network")
     arch = arch_of(found.facts, path)
-    with torch.device("meta"):
-        network = _family(found.facts, path).build(arch)
+    network = unfilled(family_of(found.facts, path), arch)
     load_exactly(network, found.tensors, path)
     return network.eval(), arch, found.facts
 
@@ -82,12 +83,26 @@ def arch_of(facts: Mapping[str, Any], path: Path) -> Arch:
         raise InputError(f"{path}: {error}") from None
 
 
+def unfilled(family: families.Family, arch: Arch) -> nn.Module:
+    """The network of an arch, to be given the tensors of a file."""
+    with _unfilled(family):
+        return family.build(arch)
+
+
+@contextmanager
+def _unfilled(family: families.Family) -> Iterator[None]:
+    """Networks that are built while it lasts get their tensors from a file. Those of a family with
+    a plan have none of their own meanwhile; others may keep what is in no file."""
+    if isinstance(family, families.Planned):
+        with torch.device("meta"):
+            yield
+    else:
+        with torch.random.fork_rng(devices=[]):
+            yield
+
+
 def family_of(facts: Mapping[str, Any], path: Path) -> families.Family:
     """The family that a checkpoint's facts name."""
-    return _family(facts, path)
-
-
-def _family(facts: Mapping[str, Any], path: Path) -> families.Family:
     try:
         family = families.get(facts["family"], **facts["settings"])
         for name, least in (("in_channels", 1), ("classes", 1), ("dropout", 0)):

@@ -18,6 +18,8 @@ from onceforall.space.genes import RESOLUTION
 from onceforall.space.stages import KINDS
 from onceforall.training.seeds import seed_of
 
+ALL = "all"  # in a phase's `open`: every kind of gene
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -33,9 +35,8 @@ class Phase:
             largest and the smallest in turns and samples the rest, each at its own resolution.
         lr: peak learning rate: linear warm-up over `warmup` steps, then cosine to 0.
         distil: weight of the distillation loss beside the labels' (0: labels only).
-        sort_channels: how many expand ratios and how many widths of each stage were in use
-            before this phase, by which the hidden channels are sorted when it begins; None: not
-            sorted.
+        sort_channels: how many choices of each kind of gene were in use before this phase, by
+            which channels are sorted when it begins; None: not sorted.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Phase:
     rule: str = "random"
     distil: float = 0.0
     own_images: bool = False
-    sort_channels: tuple[int, int] | None = None
+    sort_channels: Mapping[str, int] | None = None
 
     @property
     def batches(self) -> int:
@@ -123,20 +124,21 @@ class Share:
 
 
 def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
-    """The phases of a recipe on a space; where a phase opens smaller expand ratios, the channels
-    are sorted at its start (paper, section 3.3)."""
+    """The phases of a recipe on a space; where a phase opens smaller expand ratios, or of a space
+    without stages more of any choice, the channels are sorted at its start (paper, section 3.3)."""
     if not shares:
         raise InputError("phases: none given")
     phases = []
-    longest = max(len(stage.expand) for stage in space.stages) if space.staged else 1
-    opened = widths = 1  # choices of expand ratios and of widths in use so far
+    most = {
+        g.kind: max(len(x.values) for x in space.genes if x.kind == g.kind) for g in space.genes
+    }
+    resizing = {"expand"} if space.staged else {k for k in most if k != RESOLUTION}
+    opened = dict.fromkeys(most, 1)  # choices of each kind in use so far
     for share in shares:
-        expand = share.open.get("expand", share.expand)
-        formed = None
-        if min(expand, longest) > opened:
-            formed = (opened, widths)
-            opened = expand
-        widths = max(widths, share.open.get("width", share.width))
+        counts = _counts(space, share)
+        now = {k: max(n, min(counts.get(k, 1), most[k])) for k, n in opened.items()}
+        formed = opened if any(now[k] > opened[k] for k in resizing & now.keys()) else None
+        opened = now
         part = _opened(space, share)
         phases.append(
             Phase(
@@ -155,22 +157,29 @@ def curriculum(space: Space, shares: Sequence[Share]) -> Curriculum:
     return Curriculum(tuple(phases))
 
 
+def _counts(space: Space, share: Share) -> dict[str, int]:
+    """Of each kind of gene, or of single genes, how many of the largest choices a phase opens: one
+    where it says nothing."""
+    kinds = {gene.kind for gene in space.genes if gene.name != RESOLUTION}
+    given = dict(share.open)
+    counts = dict.fromkeys(kinds, given.pop(ALL, 1))
+    counts |= {k: n for k in KINDS if (n := getattr(share, k)) > 1}
+    return counts | given
+
+
 def _opened(space: Space, share: Share) -> Space:
-    """The part of a space that a phase opens: of each kind of gene so many of the largest choices
-    as the phase says, one where it says nothing; the resolutions are open throughout.
+    """The part of a space that a phase opens; the resolutions are open throughout.
 
     Raises:
         InputError: the phase opens a kind that the space has not.
     """
-    kinds = {gene.kind for gene in space.genes if gene.name != RESOLUTION}
-    counts = dict.fromkeys(kinds, 1)
-    counts |= {k: n for k in KINDS if (n := getattr(share, k)) > 1 or k in kinds}
-    unknown = sorted(
-        (counts | dict(share.open)).keys() - {gene.name for gene in space.genes} - kinds
-    )
+    counts = _counts(space, share)
+    known = {gene.name for gene in space.genes} | {gene.kind for gene in space.genes}
+    unknown = sorted(counts.keys() - known)
     if unknown:
+        kinds = sorted({gene.kind for gene in space.genes} - {RESOLUTION})
         raise InputError(
-            f"phase {share.name}: {space.family} has no {unknown[0]!r} to open;"
-            f" it has {choices(sorted(kinds))}"
+            f"phase {share.name}: {space.family} has no {unknown[0]!r} to open; it has"
+            f" {choices(kinds)}, and open={{{ALL}: 2}} is for every kind"
         )
-    return space.top(**counts | dict(share.open))
+    return space.top(**counts)

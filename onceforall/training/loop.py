@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from onceforall.data import CONTENTS, Data, Request, changes_since
 from onceforall.errors import InputError, Stopped, choices
@@ -379,7 +380,7 @@ class _Run:
                     overwrite=True,
                 )
         if phase.sort_channels is not None:
-            self.supernet.sort_channels(*phase.sort_channels)
+            self.supernet.sort_channels(**phase.sort_channels)
         self.optimizer = self._new_optimizer()  # momentum of unsorted channels means nothing
 
     def _frozen(self, network: nn.Module) -> nn.Module:
@@ -388,7 +389,7 @@ class _Run:
         network.requires_grad_(False).train().to(self.group.device)
         self._lay_out(network)
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.track_running_stats = False
             elif isinstance(module, nn.Dropout):
                 module.eval()

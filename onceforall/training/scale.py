@@ -39,6 +39,8 @@ def family_of(settings: Settings, data: Data) -> families.Family:
     if settings.resolutions is not None:
         return families.get(settings.family, **options, resolutions=settings.resolutions)
     family = families.get(settings.family, **options)
+    if not isinstance(family, families.Planned):
+        return family  # its networks may run at the sizes it names alone
     own = family.space.resolution[-1]
     kind = recipe_for(data.size)
     if recipe_for(own) != kind:
