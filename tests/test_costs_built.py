@@ -262,6 +262,24 @@ def test_a_table_that_is_wrong_is_not_given(monkeypatch):
             assert table.of(arch) == getattr(cost(family.build(arch), shape), name)
 
 
+def test_choices_by_name_and_parts_that_come_with_one():
+    """A text is no number: what comes with it depends on it, and on the width."""
+
+    def make(genes):
+        width = genes["width"]
+        extra = [nn.Conv2d(width, width, 3, padding=1)] if genes["neck"] != "none" else []
+        extra += [nn.Conv2d(width, width, 1)] if genes["neck"] == "wide" else []
+        return nn.Sequential(nn.Conv2d(3, width, 1), *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    genes = [Gene("resolution", (4, 8)), Gene("width", (2, 3, 4))]
+    family = Given("necks", [*genes, Gene("neck", ("none", "plain", "wide"))], make)
+    macs = cost_table(family, "macs")
+    for arch in family.space:
+        more = {"none": 0, "plain": 9, "wide": 10}[arch["neck"]]
+        width = arch["width"]
+        assert macs.of(arch) == arch.resolution**2 * (3 * width + more * width**2)
+
+
 class Reading(Transformer):
     def forward(self, x):
         return super().forward(x * 2 if x.sum().item() > 0 else x)

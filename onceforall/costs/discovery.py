@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,13 +127,15 @@ def _scopes(archs: _Archs, anchors: Sequence[Row]) -> dict[Key, Scope]:
                     if state.setdefault(index, index in found) != (index in found):
                         changed.add(column)  # it also depends on what the anchors differ in
                 without[key, column] = next(r for i, r in rows.items() if i not in found)
+    genes = archs.space.genes
     present: dict[Key, list[Condition]] = {}
     for (key, column), state in states.items():
         columns = numbers[key]
         if column in columns or not all(archs.there(without[key, column], c) for c in columns):
             continue  # as it depends on a gene that is absent there, too
         least = next(index for index in sorted(state) if state[index])
-        if len(state) == archs.sizes[column] and all(state[i] == (i >= least) for i in state):
+        ordered = all(state[i] == (i >= least) for i in state) and not genes[column].is_text
+        if ordered and len(state) == archs.sizes[column]:
             present.setdefault(key, []).append((column, least))
         else:
             columns.add(column)
@@ -272,10 +274,9 @@ def _factor(space: Space, place: Place, values: Floats) -> Factor:
     columns, conditions = place
     if not columns:  # the same for all archs; over a gene that is always there
         columns, values = (0,), np.full(len(space.genes[0].values), float(values))
-    present = (
-        Presence(g.name, g.values[i]) for g, i in ((space.genes[c], i) for c, i in conditions)
-    )  # type: ignore[arg-type]
-    return Factor(tuple(space.genes[c].name for c in columns), values, tuple(present))
+    genes = space.genes
+    present = tuple(Presence(genes[c].name, float(genes[c].values[i])) for c, i in conditions)
+    return Factor(tuple(genes[c].name for c in columns), values, present)
 
 
 def _factors(
@@ -296,5 +297,6 @@ def _factors(
         values = np.array([numbers[key] for key in keys if key in numbers])
         if len(values):
             total = np.where(maximum, values.max(0), values.sum(0))
-            made[place][(slice(None), *there.values())] = total
+            at: tuple[Any, ...] = (slice(None), *there.values())
+            made[place][at] = total
     return made
