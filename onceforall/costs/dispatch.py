@@ -103,6 +103,7 @@ class _Done(NamedTuple):
     """One operation that was counted."""
 
     place: int  # of its row
+    name: str
     macs: int
     flops: int
 
@@ -146,9 +147,9 @@ class _Counter(TorchDispatchMode):
 
     def cost(self, result: int, output_shape: Shape) -> Cost:
         """Of all that came."""
-        events = with_last(self._events, result)
+        events = _padded_as_read(self._events, [done.name for done in self._done])
         rows = list(self._rows)
-        held = alive(_without_unread(events), self._sizes)
+        held = alive(_without_unread(with_last(events, result)), self._sizes)
         for done, size in zip(self._done, held, strict=True):
             row = rows[done.place]
             rows[done.place] = row._replace(alive_bytes=max(row.alive_bytes, size))
@@ -240,7 +241,7 @@ class _Counter(TorchDispatchMode):
         flops = operations.flops_beside(func, args, out)
         place = self._row(func, given[0], macs, operations.is_depthwise(func, args))
         self._events.append(Event(reads, gives, lies))
-        self._done.append(_Done(place, macs, flops))
+        self._done.append(_Done(place, operations.name_of(func), macs, flops))
 
     def _title(self, func: Any) -> str:
         name = operations.spoken(func)
@@ -283,6 +284,20 @@ def _tensors(*values: Any) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found += _tensors(*value)
     return found
+
+
+def _padded_as_read(events: list[Event], names: list[str]) -> list[Event]:
+    """A padding that only convolutions and poolings read owns nothing: they pad as they read."""
+    readers: dict[int, set[str]] = {}
+    for event, name in zip(events, names, strict=True):
+        for value in event.reads:
+            readers.setdefault(value, set()).add(name)
+    return [
+        event._replace(lies="view")
+        if name in operations.PADDINGS and readers.get(event.gives[0], {name}) <= operations.PADS
+        else event
+        for event, name in zip(events, names, strict=True)
+    ]
 
 
 def _without_unread(events: list[Event]) -> list[Event]:
