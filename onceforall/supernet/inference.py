@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ def sizes(family: Family, group: Group, formed: Mapping[str, int]) -> set[int]:
     return found
 
 
+@lru_cache(maxsize=16)
 def infer(family: Family) -> Found:
     """The groups of a family's largest network, each proved."""
     axes = _changing(family)
@@ -313,9 +315,11 @@ def _link(
         if before.shape[dim] != size:
             continue
         others = [d for d in range(before.dim()) if d != dim]
-        changes = _any(before != now, others)
+        changed = before != now
+        changes = _any(changed, others)
         at = torch.nonzero(changes).flatten()
-        alive = size if silent else int((changes | _any(before != 0, others)).sum())
+        places = changed.any(dim=dim, keepdim=True)  # elsewhere nothing says what is reached
+        alive = size if silent else int((changes | _any((before != 0) & places, others)).sum())
         if 0 < len(at) < min(least, alive):
             least = len(at)
             best = _Link(writer.axis, writer.index, reader, int(at[0]), int(at[-1]), size)
