@@ -170,7 +170,9 @@ def _check_onnx(row: Row, arch: Arch, extracted: nn.Module, x: Tensor) -> None:
         try:
             done = export(extracted, tuple(x.shape[1:]), Path(folder) / "network.onnx")
         except Exception as error:  # whatever an exporter raises is a fault of this arch
-            row.faults.append(f"ONNX: {type(error).__name__}: {error}".splitlines()[0] + f" ({arch})")
+            row.faults.append(
+                f"ONNX: {type(error).__name__}: {error}".splitlines()[0] + f" ({arch})"
+            )
         else:
             row.onnx.append(done.max_abs_diff / float(extracted(x).abs().max()))
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import timm
 import torchvision
-from timm.layers import Mlp
+from timm.layers import Mlp, get_act_layer
+from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.efficientnet import EfficientNet, decode_arch_def
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
@@ -39,13 +40,11 @@ def mobilenetv3_timm(genes: Genes, classes: int) -> nn.Module:
         stages.append(
             [f"ir_r1_k{k}_s{1 if i else stride}_e{e}_{end}" for i, (k, e) in enumerate(pairs)]
         )
-    like = timm.create_model("mobilenetv3_large_100")  # whose layers are of the same kinds
-    gated = next(m for m in like.modules() if type(m).__name__ == "SqueezeExcite")
     return MobileNetV3(
         decode_arch_def([*stages, ["cn_r1_k1_s1_c960"]]),
         num_classes=classes,
-        act_layer=type(like.act2),
-        se_layer=partial(type(gated), gate_layer=type(gated.gate), force_act_layer=nn.ReLU),
+        act_layer=get_act_layer("hard_swish"),
+        se_layer=partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU),
     )
 
 
