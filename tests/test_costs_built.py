@@ -1,10 +1,16 @@
 """Costs of families that are given by `build` alone: tables against networks counted one by one."""
 
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from onceforall import families, predictors
+from onceforall.cli import networks
 from onceforall.costs import (
     Counted,
     arch_cost,
@@ -16,6 +22,8 @@ from onceforall.costs import (
     layer_table,
 )
 from onceforall.errors import InputError
+from onceforall.predictors.work import work_of
+from onceforall.records import Labels
 from onceforall.search import Limit, search
 from onceforall.space import Gene, Presence, Space, Table
 
@@ -91,6 +99,14 @@ def transformer(make=Transformer):
     return Given("transformer", [*genes, *blocks("mlp", (1, 2, 3), 4)], make)
 
 
+@pytest.fixture(scope="module")
+def small():
+    """A transformer's family that its tables were found for, and how many networks that took."""
+    family = transformer()
+    cost_tables(family)
+    return family, family.builds
+
+
 def chained(genes):
     """Each block enters the next; the last that is there enters the head, whose place in the
     sequence changes with the depth."""
@@ -127,22 +143,22 @@ def joined():
     return Given("joined", [Gene("resolution", (4, 6)), *widths], Joined)
 
 
-@pytest.mark.parametrize("make", [transformer, chain])
-def test_tables_are_the_costs_of_the_networks(make):
-    family = make()
-    tables = cost_tables(family)
-    counted = family.builds
-    space = family.space
-    assert counted < 250
+def test_tables_are_the_costs_of_the_networks(small):
+    """No more networks are counted than some operation has combinations: 27 of resolution, heads
+    and an MLP's ratio, a few for the depths, one for each gene and end, and some to test it."""
+    family, builds = small
+    space, tables = family.space, cost_tables(family)
+    assert family.builds == builds < 27 + 2 * len(space.genes) + 2 * discovery.TESTED
     population = np.concatenate(
-        [space.sample(np.random.default_rng(7), 25), space.encode([space.smallest()])]
+        [space.sample(np.random.default_rng(7), 12), space.encode([space.smallest()])]
     )
     for name in COSTS:
         assert isinstance(tables[name], Table)
-        values = tables[name](population)
-        for arch, value in zip(space.decode(population), values, strict=True):
-            shape = (3, arch.resolution, arch.resolution)
-            assert value == getattr(cost(family.build(arch), shape), name), (name, str(arch))
+    values = {name: tables[name](population) for name in COSTS}
+    for i, arch in enumerate(space.decode(population)):
+        counted = cost(family.build(arch), (3, arch.resolution, arch.resolution))
+        for name in COSTS:
+            assert values[name][i] == getattr(counted, name), (name, str(arch))
 
 
 def test_tables_of_the_whole_space():
@@ -161,8 +177,8 @@ def test_tables_of_the_whole_space():
         assert value == macs + width * 5
 
 
-def test_searching_within_a_found_table_is_exact():
-    family = transformer()
+def test_searching_within_a_found_table_is_exact(small):
+    family, _ = small
     macs = cost_table(family, "macs")
     space = family.space
     bound = float(np.median(macs(space.sample(np.random.default_rng(0), 500))))
@@ -192,7 +208,7 @@ def test_what_is_no_sum_over_few_choices_is_counted_arch_by_arch(capsys, monkeyp
     rows = part.sample(np.random.default_rng(1), 3)
     assert np.array_equal(macs.restrict(part)(rows), [macs.of(a) for a in part.decode(rows)])
     limit = Limit("macs", macs.restrict(part), at_most=36 * 8 * 15)
-    found = search(part, macs.restrict(part), [limit], evaluations=60)
+    found = search(part, macs.restrict(part), [limit], evaluations=20)
     assert found.value == 36 * 8 * 15
 
 
@@ -266,8 +282,53 @@ def test_weights_are_not_filled_nor_changed_by_counting():
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_no_more_archs_are_counted_than_the_largest_operation_has_choices():
-    """27 combinations of resolution, heads and an MLP ratio, and one of each for the depths."""
-    family = transformer()
-    cost_tables(family)
-    assert family.builds <= 27 + 2 * len(family.space.genes) + 3 * discovery.TESTED
+def records_of(family, n):
+    """Latencies that MACs and operations make."""
+    population = family.space.sample(np.random.default_rng(3), n)
+    macs = np.array([arch_cost(family, a).macs for a in family.space.decode(population)])
+    return Labels(family.space, "latency_ms", population, 1.0 + macs / 1e5)
+
+
+def test_predictors_know_the_physics_of_a_family_given_by_build(small, monkeypatch, capsys):
+    """Held-out error with MACs known is a small part of that without."""
+    family, _ = small
+    labels = records_of(family, 30)
+    known = families.get
+    monkeypatch.setattr(
+        families,
+        "get",
+        lambda name, **more: family if name == "transformer" else known(name, **more),
+    )
+    with_physics = predictors.fit_latency(labels)
+    assert with_physics.notes == ()
+    assert "without physics" not in capsys.readouterr().err
+    monkeypatch.undo()
+    work_of.cache_clear()
+    without = predictors.fit_latency(labels)
+    said = capsys.readouterr().err
+    assert said.startswith("latency_ms: fitted without physics: MACs, parameters and operations")
+    assert "family: 'transformer' is not known" in said
+    assert without.notes[0] in said
+    predictors.fit_accuracy(replace(labels, metric="top1"))
+    assert "top1: fitted without physics" in capsys.readouterr().err
+    assert with_physics.report.mape < 0.5 * without.report.mape
+    work_of.cache_clear()
+
+
+def test_info_lists_the_blocks_of_a_network_given_by_build(small, monkeypatch, capsys):
+    family, _ = small
+    arch = family.space.largest()
+    described = SimpleNamespace(family=family, arch=arch)
+    monkeypatch.setattr(networks, "describe", lambda net, resolution: described)
+    networks.info("transformer", as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    counted = arch_cost(family, arch)
+    assert [shown["macs"], shown["params"]] == [counted.macs, counted.params]
+    names = [row["name"] for row in shown["layers"]]
+    assert names == ["patches", *(f"blocks.{i}" for i in range(4)), "head", "token", "position"]
+    for column in ("macs", "params"):
+        assert sum(row[column] for row in shown["layers"]) == shown[column]
+    block = shown["layers"][1]
+    assert block["output"] == "17x24"
+    tokens, width = 17, 24
+    assert block["macs"] == tokens * width**2 * (4 + 2 * 3) + 2 * tokens**2 * width

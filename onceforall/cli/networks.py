@@ -63,11 +63,7 @@ def info(
         raise InputError(f"--macs: {macs!r} is not 'ours' or 'mmrazor'")
     network = _described(net, resolution)
     size = network.arch.resolution
-    import torch
-
-    with torch.device("meta"):
-        module = network.family.build(network.arch)
-    cost = costs.cost(module, (network.family.in_channels, size, size))
+    cost = costs.arch_cost(network.family, network.arch)
     counted = cost.flops if macs == "mmrazor" else cost.macs
     data: dict[str, Any] = {
         "arch": str(network.arch),
@@ -98,14 +94,18 @@ def info(
 
 
 def _by_layer(rows: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Sums over the parts of each top layer of a network."""
+    """Sums over the parts of each layer of a network: of each top module, and of each one in a
+    numbered list of them."""
     layers: dict[str, dict[str, Any]] = {}
     for row in rows:
-        name = row.name.split(".")[0]
-        if name not in layers and row.name == name and row.kind in ("add", "mul"):
-            name = next(reversed(layers))  # the shortcut's sum belongs to the block before
+        first, *inner = row.name.split(".")
+        name = f"{first}.{inner[0]}" if inner and inner[0].isdigit() else first
+        if layers and name not in layers and not inner and row.name.startswith(row.kind):
+            name = next(reversed(layers))  # an operation between layers belongs to the one before
+        new = name not in layers
         entry = layers.setdefault(name, {"name": name, "macs": 0, "params": 0})
-        entry["output"] = "x".join(str(n) for n in row.output_shape)
+        if new or row.kind != "Parameter":
+            entry["output"] = "x".join(str(n) for n in row.output_shape)
         entry["macs"] += row.macs
         entry["params"] += row.params
     return list(layers.values())

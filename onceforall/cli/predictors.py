@@ -303,6 +303,6 @@ def _finish(predictor: Predictor, out: Path, labels: Labels, as_json: bool, **mo
         "n": len(labels),
         **report.to_dict(),
         **more,
-        "warnings": list(labels.warnings),
+        "warnings": [*labels.warnings, *predictor.notes],
     }
     emit(data, as_json, "\n".join(text))

@@ -391,9 +391,12 @@ def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None
     from onceforall import costs, families
     from onceforall.cli.nets import family_named
 
-    if space.family not in families.names():
-        raise InputError(f"--limit {wish.name}: {space.family} has no networks to count it on")
-    family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
+    try:
+        family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
+    except InputError as error:
+        raise InputError(
+            f"--limit {wish.name}: {space.family} has no networks to count it on: {error}"
+        ) from None
     made = costs.cost_table(family, wish.name, space.resolution)
     return made.restrict(space), made.unit
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from onceforall import progress
 from onceforall.costs.built import Counted, Same, built, check_covered
 from onceforall.costs.discovery import discover
-from onceforall.costs.network import layer_cost
+from onceforall.costs.network import cost, layer_cost
 from onceforall.costs.quantities import PUBLIC, QUANTITIES
 from onceforall.costs.result import Cost, Shape
 from onceforall.errors import InputError
@@ -76,8 +78,16 @@ def _discovered(same: Same, space: Space) -> dict[str, Table] | None:
 
 
 def arch_cost(family: Family, arch: Arch) -> Cost:
-    """The cost of one arch, whose network is built without weights where that is possible."""
-    return built(family).cost(arch)
+    """The cost of one arch, whose network is built without weights where that is possible.
+
+    Raises:
+        InputError: it cannot be built, or not run on an image of the arch's resolution.
+    """
+    if not planned(family):
+        return built(family).cost(arch)
+    with torch.device("meta"):
+        network = family.build(arch)
+    return cost(network, (family.in_channels, arch.resolution, arch.resolution))
 
 
 def whole_cost(layer: Layer, shape: Shape) -> Cost:

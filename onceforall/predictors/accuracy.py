@@ -22,6 +22,7 @@ from onceforall.predictors.base import (
     check_enough,
     cross_validated,
     prefixed,
+    said,
     under,
 )
 from onceforall.predictors.features import OTHERS, Features, Groups, outside, range_of
@@ -117,6 +118,10 @@ class Accuracy(Predictor):
     @property
     def covariate_names(self) -> tuple[str, ...]:
         return tuple(covariate.name for covariate in self.fitted.covariates)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.fitted.features.notes
 
     @property
     def covariate_levels(self) -> Mapping[str, Sequence[str]]:
@@ -232,7 +237,7 @@ def fit_accuracy(
     def fit(part: Labels) -> Accuracy:
         return _fit(part, covariates, hint, unit)
 
-    return cross_validated(fit, labels, covariates, test_fraction, seed)
+    return said(cross_validated(fit, labels, covariates, test_fraction, seed))
 
 
 def _fit(labels: Labels, covariates: Sequence[str], prior: Predictor | None, unit: str) -> Accuracy:

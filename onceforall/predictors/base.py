@@ -12,13 +12,14 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onceforall import files
+from onceforall import files, progress
 from onceforall.errors import InputError, choices
 from onceforall.space import Population, Space
 
@@ -121,6 +122,11 @@ class Predictor(ABC):
     @property
     def covariate_names(self) -> tuple[str, ...]:
         """What `predict` takes beside the population."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it was fitted: a line each."""
         return ()
 
     @property
@@ -277,6 +283,18 @@ def cross_validated(
         len(labels) - len(parts[0]),
     )
     return whole
+
+
+def said(predictor: P) -> P:
+    """The predictor; its notes are shown, each once however often it is fitted anew."""
+    for note in predictor.notes:
+        _say_once(f"{predictor.metric}: {note}")
+    return predictor
+
+
+@lru_cache(maxsize=1024)
+def _say_once(text: str) -> None:
+    progress.say(text)
 
 
 def same_archs(labels: Labels) -> NDArray[np.intp]:

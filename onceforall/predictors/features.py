@@ -7,29 +7,25 @@ scale does not depend on which few records there are.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onceforall.errors import InputError
 from onceforall.predictors.physics import Terms
+from onceforall.predictors.work import Unknown, Work, amounts, work_of
 from onceforall.space import GENE, Population, Space
 from onceforall.space.genes import RESOLUTION
 from onceforall.space.stages import KINDS, block_gene, stage_gene
-
-if TYPE_CHECKING:
-    from onceforall.space import Table
 
 Floats = NDArray[np.float64]
 Groups = dict[str, Floats]  # name -> (n, features of that group)
 
 UNSCALED = ("blocks",)  # indicators: a block that is rare has no greater effect than another
 _SPREAD_SAMPLE = 1000  # random archs that the scales are taken from
+_SPREAD_COUNTED = 100  # where each of them has to be built
 
 
 UNRANGED = ("blocks", "stage_macs")  # do not say whether an arch is far from all others
@@ -66,7 +62,7 @@ class Features:
 
     def __call__(self, population: Population) -> Groups:
         """The groups, centred and scaled; (n, features) each."""
-        raw = _raw(self.whole, self._tables, self.translate(population), self._resolution)
+        raw = _raw(self.whole, self._work, self.translate(population), self._resolution)
         return {
             name: (values - self._scales[name][0]) / self._scales[name][1]
             for name, values in raw.items()
@@ -94,16 +90,13 @@ class Features:
         stand for operations, and width^2 * expand * pixels for MACs."""
         inner = self.translate(population)
         one = np.ones(len(population))
-        if self._tables is None:
-            places, work = _work(self.whole, inner)
+        work = self._work
+        if isinstance(work, Unknown):
+            places, product = _stand_in(self.whole, inner)
             pixels = _sizes(self.whole, self._resolution, inner) ** 2
-            return _terms([one, places], (0.1, 0.9), [work * pixels, pixels], (0.8, 0.2))
-        from onceforall.space.tables import evaluate
-
-        tables = self._tables
-        operations, pools, macs, depthwise, written = evaluate(
-            [tables.operations, tables.pools, tables.macs, tables.depthwise, tables.activations],
-            inner,
+            return _terms([one, places], (0.1, 0.9), [product * pixels, pixels], (0.8, 0.2))
+        operations, pools, macs, depthwise, written = amounts(
+            [work.operations, work.pools, work.macs, work.depthwise, work.written], inner
         )
         return _terms(
             [one, operations, pools],
@@ -132,18 +125,29 @@ class Features:
         return np.array(self.space.resolution, float)
 
     @cached_property
-    def _tables(self) -> CostTables | None:
-        return cost_tables(self.whole, self.space.resolution)
+    def _work(self) -> Work | Unknown:
+        return work_of(self.whole, self.space.resolution)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That physics is missing, and why, where it is."""
+        if not isinstance(self._work, Unknown):
+            return ()
+        return (
+            "fitted without physics: MACs, parameters and operations of these archs are not known"
+            f" ({self._work.reason}); sums and products of choices stand for them",
+        )
 
     @cached_property
     def _scales(self) -> dict[str, tuple[Floats, Floats]]:
         """Mean and spread of each feature over random archs at the resolutions learnt from."""
         rng = np.random.default_rng(0)
-        population = self.whole.sample(rng, _SPREAD_SAMPLE)
+        work = work_of(self.whole, self.resolutions)
+        n = _SPREAD_SAMPLE if isinstance(work, Unknown) or work.quick else _SPREAD_COUNTED
+        population = self.whole.sample(rng, n)
         if self.whole.scaled:
-            population[:, 0] = rng.integers(0, len(self.resolutions), _SPREAD_SAMPLE)
-        sizes = np.array(self.resolutions, float)
-        raw = _raw(self.whole, cost_tables(self.whole, self.resolutions), population, sizes)
+            population[:, 0] = rng.integers(0, len(self.resolutions), n)
+        raw = _raw(self.whole, work, population, np.array(self.resolutions, float))
         scales = {}
         for name, values in raw.items():
             spread = np.ones(values.shape[1]) if name in UNSCALED else values.std(0)
@@ -168,63 +172,7 @@ def _terms(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CostTables:
-    """Additive costs of a family: of a whole arch, and MACs of each stage by itself."""
-
-    macs: Table
-    params: Table
-    activations: Table  # elements that convolutions and linear layers write
-    depthwise: Table  # MACs of depthwise convolutions
-    pools: Table  # poolings: one for each squeeze-excite block, and the head's
-    operations: Table  # of any kind: what a device has to start one by one
-    stage_macs: tuple[Table, ...]
-
-
-@lru_cache(maxsize=16)
-def cost_tables(space: Space, resolutions: tuple[int, ...]) -> CostTables | None:
-    """The tables of the space's family at these resolutions, in the order given; None where no
-    family of that name and space can be built, or its costs are not all known."""
-    from onceforall import families
-    from onceforall.costs import layer_table, whole_cost
-
-    try:
-        family = families.get(space.family)
-        space.check_part(family.space, "costs")
-        whole = family.space.at(tuple(resolutions))
-
-        def table(rows: Callable[[Any], float]) -> Table:
-            made = layer_table(
-                family, lambda layer, shape: rows(whole_cost(layer, shape)), "sum", resolutions
-            )
-            return made.restrict(space.at(whole.resolution))
-
-        macs = table(lambda cost: cost.macs)
-        return CostTables(
-            macs=macs,
-            params=table(lambda cost: cost.params),
-            activations=table(
-                lambda cost: sum(math.prod(r.output_shape) for r in cost.rows if r.macs)
-            ),
-            depthwise=table(lambda cost: sum(r.macs for r in cost.rows if r.depthwise)),
-            pools=table(lambda cost: sum("Pool" in r.kind for r in cost.rows)),
-            operations=table(lambda cost: len(cost.rows)),
-            stage_macs=tuple(_of_stage(macs, s) for s in range(len(space.stages))),
-        )
-    except InputError:
-        return None
-
-
-def _of_stage(table: Table, stage: int) -> Table:
-    """The table with all but one stage set to 0."""
-    blocks = range(table.space.stages[stage].blocks)
-    own = {block_gene(stage, b, "kernel") for b in blocks}
-    return table.with_values(
-        [f.values if own & set(f.genes) else np.zeros_like(f.values) for f in table.factors]
-    )
-
-
-def _raw(space: Space, tables: CostTables | None, population: Population, sizes: Floats) -> Groups:
+def _raw(space: Space, work: Work | Unknown, population: Population, sizes: Floats) -> Groups:
     """The groups before scaling: one for each kind of gene, of how much there is of it, one of
     indicators of all choices, and of sizes. `sizes` are the resolutions that the genes name, in
     pixels."""
@@ -249,16 +197,13 @@ def _raw(space: Space, tables: CostTables | None, population: Population, sizes:
         if len(space.genes[column].values) > 1
         for choice in range(len(space.genes[column].values))
     ]
-    if tables is None:
-        groups["size"] = [np.log(_work(space, population)[1] * resolution**2)]
+    if isinstance(work, Unknown):
+        groups["size"] = [np.log(_stand_in(space, population)[1] * resolution**2)]
     else:
-        from onceforall.space.tables import evaluate
-
-        values = evaluate(
-            [tables.macs, tables.params, tables.activations, *tables.stage_macs], population
-        )
-        groups["size"] = list(np.log(values[:3]))
-        groups["stage_macs"] = list(np.log(values[3:]))
+        sums = [work.macs, work.params, work.written, *work.stage_macs]
+        found = np.log(amounts(sums, population))
+        groups["size"] = list(found[:3])
+        groups["stage_macs"] = list(found[3:])
     return {name: np.stack(columns, 1) for name, columns in groups.items() if columns}
 
 
@@ -279,7 +224,7 @@ def _sizes(space: Space, sizes: Floats, population: Population) -> Floats:
     return sizes[population[:, 0]] if space.scaled else np.ones(len(population))
 
 
-def _work(space: Space, population: Population) -> tuple[Floats, Floats]:
+def _stand_in(space: Space, population: Population) -> tuple[Floats, Floats]:
     """(n,) places that are there, and (n,) what stands for their MACs a pixel where the family
     cannot be built: of convolutional blocks expand * width^2, of others the product of numbers."""
     active = space.active(population)

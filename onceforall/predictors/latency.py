@@ -24,6 +24,7 @@ from onceforall.predictors.base import (
     check_enough,
     cross_validated,
     prefixed,
+    said,
     under,
 )
 from onceforall.predictors.drift import Drift
@@ -84,6 +85,10 @@ class Latency(Predictor):
     def power(self) -> float:
         """Logarithm of the power that joins starting and computing."""
         return self.laws[0].physics.power
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.features.notes
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
@@ -218,7 +223,9 @@ def fit_latency(
     order = _order(labels).astype(np.str_)
     timed = replace(labels, columns={**labels.columns, ORDER: order})
     timed = _at_most(timed, _MOST_RECORDS, rng)
-    return cross_validated(lambda part: _fit(part, others, unit), timed, (), test_fraction, seed)
+    return said(
+        cross_validated(lambda part: _fit(part, others, unit), timed, (), test_fraction, seed)
+    )
 
 
 def _order(labels: Labels) -> Floats:
