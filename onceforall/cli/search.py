@@ -346,7 +346,8 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
         if name and space.family != name:
             raise InputError(
                 f"--space: {name!r} is no family ({', '.join(families.names())}, or"
-                f" FILE.py:NAME), no run's folder, and not the space of {accuracy}, which is {space.family}"
+                f" FILE.py:NAME), no run's folder, and not the space of {accuracy}, which is"
+                f" {space.family}"
             )
     if not resolutions:
         return space
