@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onceforall.families import elastic, per_block
     from onceforall.interop.zoo import load
-    from onceforall.pipeline import open_run
+    from onceforall.pipeline import open_run, specialize
     from onceforall.supernet import SuperNet
 
 __version__ = "0.1.0"
-__all__ = ["SuperNet", "__version__", "elastic", "load", "open_run", "per_block"]
+__all__ = ["SuperNet", "__version__", "elastic", "load", "open_run", "per_block", "specialize"]
 
 _ROOMS = {  # imported when first asked for, so that this one is light
     "SuperNet": "onceforall.supernet",
@@ -18,6 +18,7 @@ _ROOMS = {  # imported when first asked for, so that this one is light
     "load": "onceforall.interop.zoo",
     "open_run": "onceforall.pipeline",
     "per_block": "onceforall.families",
+    "specialize": "onceforall.pipeline",
 }
 
 

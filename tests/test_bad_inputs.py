@@ -365,6 +365,12 @@ train G/tiny.yaml batch_size=1e9                    | batch_size
 train G/tiny.yaml batch_size=[1]                    | batch_size
 train G/tiny.yaml momentum=2                        | momentum
 train G/tiny.yaml weight_decay=-1                   | weight_decay
+train G/tiny.yaml weights=none.pth                  | none.pth: no such file
+train G/tiny.yaml weights=[1]                       | weights
+train G/tiny.yaml --from none.pth                   | none.pth: no such file
+train G/tiny.yaml --from G/binary                   | binary
+train any family=none.py:family                     | none.py
+train any family=G/tiny.yaml:family                 | family
 train G/tiny.yaml label_smoothing=2                 | label_smoothing
 train G/tiny.yaml dropout=1.5                       | dropout
 train G/tiny.yaml dropout=nan                       | dropout

@@ -126,7 +126,7 @@ def test_the_path_of_a_user(trained: Path, tmp_path: Path) -> None:
     [
         (["info", "nothing"], "'nothing' is no file, no published network"),
         (["info", "mbv3_mini:middle"], "after the family comes largest, smallest or random:SEED"),
-        (["info", "mbv4:largest"], "family: 'mbv4' is not known; there are mbv3_mini"),
+        (["info", "mbv4:largest"], "family: 'mbv4' is not known; there are autoformer_t"),
         (["info", "mbv3_mini@28/16:3x9/24:3x2/40:3x2"], "stage 1 block 1: expand 9 is not in"),
         (["train", "none.yaml"], "none.yaml: no such file; recipes here"),
         (["train", "small", "phases.0.lr=fast"], "lr: 'fast' is not a number"),

@@ -334,6 +334,14 @@ def test_products_of_matrices_by_hand():
     assert cost(transposed, (4, 5, 5)).macs == 25 * 4 * 6 * 9  # each input meets each weight
 
 
+def test_a_padding_that_only_a_convolution_reads_owns_nothing():
+    padded = cost(Spelled(lambda m, x: F.conv2d(F.pad(x, (0, 1, 0, 1)), m.conv.weight)), (4, 6, 5))
+    assert padded.macs == 4 * 4 * 9 * 5 * 4
+    assert padded.peak_activation_bytes == 4 * (4 * 30 + 4 * 20)
+    kept = cost(Spelled(lambda m, x: F.pad(x, (0, 1, 0, 1)) * 2), (4, 6, 5))
+    assert kept.peak_activation_bytes == 4 * 2 * 4 * 42  # it and the product
+
+
 class Attending(nn.Module):
     """One attention of 2 heads of size 8 over the places of (N, 16, H, W)."""
 

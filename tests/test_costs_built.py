@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import onceforall
 from onceforall import families, predictors
 from onceforall.cli import networks
 from onceforall.costs import (
@@ -99,6 +100,13 @@ def transformer(make=Transformer):
     return Given("transformer", [*genes, *blocks("mlp", (1, 2, 3), 4)], make)
 
 
+def mobilenet(width, depth, num_classes=10):
+    """timm's MobileNetV3, scaled."""
+    from timm.models.mobilenetv3 import _gen_mobilenet_v3
+
+    return _gen_mobilenet_v3("mobilenetv3_small_100", width, depth, num_classes=num_classes)
+
+
 @pytest.fixture(scope="module")
 def small():
     """A transformer's family that its tables were found for, and how many networks that took."""
@@ -175,6 +183,30 @@ def test_tables_of_the_whole_space():
             entering, width = width or 3, genes[f"block{i + 1}.width"]
             macs += size * entering * width * genes[f"block{i + 1}.kernel"] ** 2
         assert value == macs + width * 5
+    some = everything[np.random.default_rng(0).permutation(len(everything))[:40]]
+    tables = cost_tables(family, (10, 14))
+    for i, arch in enumerate(table.space.decode(some)):
+        counted = cost(family.build(arch), (3, arch.resolution, arch.resolution))
+        for name in COSTS:
+            assert tables[name](some)[i] == getattr(counted, name), (name, str(arch))
+
+
+@pytest.mark.parametrize("name", ["vit_mini", "mobilenet"])
+def test_tables_of_timms_networks(name):
+    """A vision transformer, and convolutions whose width is chosen for all blocks at once."""
+    pytest.importorskip("timm")
+    if name == "vit_mini":
+        family = families.get(name)
+    else:
+        family = onceforall.elastic(
+            mobilenet, width=(0.5, 0.75), depth=(0.5, 1.0), resolution=(32, 48)
+        )
+    tables = cost_tables(family)
+    population = family.space.sample(np.random.default_rng(5), 6)
+    for i, arch in enumerate(family.space.decode(population)):
+        counted = arch_cost(family, arch)
+        for name in COSTS:
+            assert tables[name](population)[i] == getattr(counted, name), (name, str(arch))
 
 
 def test_searching_within_a_found_table_is_exact(small):
@@ -228,6 +260,24 @@ def test_a_table_that_is_wrong_is_not_given(monkeypatch):
         for arch in family.space:
             shape = (3, arch.resolution, arch.resolution)
             assert table.of(arch) == getattr(cost(family.build(arch), shape), name)
+
+
+def test_choices_by_name_and_parts_that_come_with_one():
+    """A text is no number: what comes with it depends on it, and on the width."""
+
+    def make(genes):
+        width = genes["width"]
+        extra = [nn.Conv2d(width, width, 3, padding=1)] if genes["neck"] != "none" else []
+        extra += [nn.Conv2d(width, width, 1)] if genes["neck"] == "wide" else []
+        return nn.Sequential(nn.Conv2d(3, width, 1), *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    genes = [Gene("resolution", (4, 8)), Gene("width", (2, 3, 4))]
+    family = Given("necks", [*genes, Gene("neck", ("none", "plain", "wide"))], make)
+    macs = cost_table(family, "macs")
+    for arch in family.space:
+        more = {"none": 0, "plain": 9, "wide": 10}[arch["neck"]]
+        width = arch["width"]
+        assert macs.of(arch) == arch.resolution**2 * (3 * width + more * width**2)
 
 
 class Reading(Transformer):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from onceforall import families
 from onceforall.errors import InputError
+from onceforall.export import export
 from onceforall.families.autoformer import Attention, AutoFormer, RelativePositions
 from onceforall.space import Arch
 
@@ -155,3 +157,11 @@ def test_autoformer_t_itself() -> None:
 def test_the_space_is_the_papers() -> None:
     space = families.get("autoformer_t").space
     assert space.size == 3 * sum((2 * 2) ** depth for depth in (12, 13, 14))
+
+
+def test_autoformers_file_takes_any_number_of_images(tmp_path: Path) -> None:
+    """`export` runs it on 1 and on 3."""
+    pytest.importorskip("onnxscript")
+    family = families.get("autoformer_t", classes=3, resolutions=(32,), depth=(1, 2), width=(64,))
+    network = family.build(family.space.smallest())
+    assert export(network, (3, 32, 32), tmp_path / "network.onnx").max_abs_diff < 1e-4

@@ -100,11 +100,12 @@ def _by_layer(rows: tuple[Any, ...]) -> list[dict[str, Any]]:
     for row in rows:
         first, *inner = row.name.split(".")
         name = f"{first}.{inner[0]}" if inner and inner[0].isdigit() else first
-        if layers and name not in layers and not inner and row.name.startswith(row.kind):
-            name = next(reversed(layers))  # an operation between layers belongs to the one before
+        between = name not in layers and not inner and row.name.startswith(row.kind)
+        if layers and between:  # an operation between layers belongs to the one before
+            name = next(reversed(layers))
         new = name not in layers
         entry = layers.setdefault(name, {"name": name, "macs": 0, "params": 0})
-        if new or row.kind != "Parameter":
+        if new or not (between or row.kind == "Parameter"):
             entry["output"] = "x".join(str(n) for n in row.output_shape)
         entry["macs"] += row.macs
         entry["params"] += row.params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,8 @@ Config = Annotated[
     str,
     typer.Argument(
         metavar="[CONFIG]",
-        help="A YAML file, or the name of a recipe: small, sandwich, digits, photos, paper; auto"
-        " chooses small or photos by the size of the images.",
+        help="A YAML file, or the name of a recipe: small, sandwich, digits, photos, paper, and any"
+        " for families of your own; auto chooses small or photos by the size of the images.",
     ),
 ]
 Changes = Annotated[
@@ -31,6 +32,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in that folder.")
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Weights of a trained network (of timm, torchvision, the authors, or of this"
+            " package), which the largest network starts from.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Trains a supernet: all sub-networks of a family at once.
@@ -41,6 +51,8 @@ def train(
     Examples:
 
     onceforall train data.name=/path/to/images --out runs/mine
+
+    onceforall train any family=my_net.py:family data.name=/path/to/images --from trained.pth
 
     torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
     """
@@ -55,9 +67,11 @@ def train(
         )
     if "=" in config and not Path(config).exists():  # a change, and no recipe named
         config, given = scale.AUTO, [config, *given]
+    if weights is not None:
+        given = [*given, f"weights={json.dumps(str(weights))}"]
     group = ranks.join()
     if config == scale.AUTO:
-        config = scale.recipe_for(data.size_of(source_of(given)))
+        config = scale.recipe_for(data.size_of(source_of(given)), given)
     settings = load_settings(config, given)
     found = data.load(settings.data)  # as the recipe wants it
     about = scale.described(config, settings, found)

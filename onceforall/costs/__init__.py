@@ -17,7 +17,8 @@ Units and conventions:
   that are alive: those that this operation or a later one reads, and its output; the
   input image included, weights and what does not depend on the image not. Batch norms,
   activations and other operations on single elements of one tensor write in place, unless their
-  input is read again later; views own nothing. Additions and products of two tensors, layer and
+  input is read again later; views own nothing, nor does a padding that only convolutions and
+  poolings read. Additions and products of two tensors, layer and
   group norms and softmax have an output of their own. An attention is its two products and the
   softmax between them, with its weights in memory, however it is written.
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from onceforall import progress
 from onceforall.costs.built import Built, Floats, Key, Numbers
 from onceforall.costs.quantities import QUANTITIES
-from onceforall.space import GENE, Space, Table
+from onceforall.space import GENE, Presence, Space, Table
+from onceforall.space.genes import Condition
 from onceforall.space.tables import Factor
 
 MOST_ARCHS = 1000  # no more are counted for a table
@@ -34,10 +35,17 @@ Row = tuple[int, ...]  # an arch as indices of genes
 
 
 class Scope(NamedTuple):
-    """The genes that an operation depends on, by column, ascending. Some of them may be absent
-    where the operation is there; then `always`, and what they are present by is among them."""
+    """What an operation depends on.
+
+    Attributes:
+        columns: of the genes that its numbers depend on, ascending.
+        present: it is there while these genes, such as a depth, have at least these indices.
+        always: some of the columns' genes may be absent where the operation is there; then what
+            they are present by is among the columns.
+    """
 
     columns: tuple[int, ...]
+    present: tuple[Condition, ...]
     always: bool
 
 
@@ -103,35 +111,52 @@ class _Archs:
 
 def _scopes(archs: _Archs, anchors: Sequence[Row]) -> dict[Key, Scope]:
     """For each operation, by archs that differ from an anchor in one gene."""
-    found: dict[Key, set[int]] = {}
-    gone: list[tuple[Key, int, Row]] = []  # an operation, the gene by which it is not in an arch
-    for anchor, column, other in _changes(archs, anchors):
-        before, after = archs(anchor), archs(other)
-        for key in before.keys() | after.keys():
-            own = found.setdefault(key, set())
-            if key in before and key in after:
-                if before[key] != after[key]:
-                    own.add(column)
-            else:
-                gone.append((key, column, anchor if key in after else other))
-    for key, column, without in gone:
-        explained = any(not archs.there(without, c) for c in found[key] if c != column)
-        if not explained:
-            found[key].add(column)
-    return {key: _scope(archs, key, columns) for key, columns in found.items()}
+    numbers: dict[Key, set[int]] = {}  # an operation -> the genes by which its numbers change
+    states: dict[tuple[Key, int], dict[int, bool]] = {}  # and for a gene: index -> is it there
+    without: dict[tuple[Key, int], Row] = {}  # an arch in which it is not
+    for anchor, column, others in _changes(archs, anchors):
+        rows = {row[column]: row for row in (anchor, *others)}
+        for key in dict.fromkeys(key for row in rows.values() for key in archs(row)):
+            changed = numbers.setdefault(key, set())
+            found = {index: archs(row)[key] for index, row in rows.items() if key in archs(row)}
+            if len(set(found.values())) > 1:
+                changed.add(column)
+            if len(found) < len(rows):
+                state = states.setdefault((key, column), {})
+                for index in rows:
+                    if state.setdefault(index, index in found) != (index in found):
+                        changed.add(column)  # it also depends on what the anchors differ in
+                without[key, column] = next(r for i, r in rows.items() if i not in found)
+    genes = archs.space.genes
+    present: dict[Key, list[Condition]] = {}
+    for (key, column), state in states.items():
+        columns = numbers[key]
+        if column in columns or not all(archs.there(without[key, column], c) for c in columns):
+            continue  # as it depends on a gene that is absent there, too
+        least = next(index for index in sorted(state) if state[index])
+        ordered = all(state[i] == (i >= least) for i in state) and not genes[column].is_text
+        if ordered and len(state) == archs.sizes[column]:
+            present.setdefault(key, []).append((column, least))
+        else:
+            columns.add(column)
+    return {key: _scope(archs, key, numbers[key], present.get(key, ())) for key in numbers}
 
 
-def _changes(archs: _Archs, anchors: Sequence[Row]) -> Iterator[tuple[Row, int, Row]]:
-    """An anchor, a gene, and the arch with the gene's value that is farthest away."""
+def _changes(archs: _Archs, anchors: Sequence[Row]) -> Iterator[tuple[Row, int, list[Row]]]:
+    """An anchor, a gene, and archs with other values of it: the one that is farthest away; and
+    all, where operations come and go with the gene."""
     for anchor in anchors:
         for column, size in enumerate(archs.sizes):
-            if size > 1 and archs.there(anchor, column):
-                value = 0 if 2 * anchor[column] >= size - 1 else size - 1
-                changed = (*anchor[:column], value, *anchor[column + 1 :])
-                yield anchor, column, archs.rows([changed])[0]
+            if size == 1 or not archs.there(anchor, column):
+                continue
+            rows = [(*anchor[:column], value, *anchor[column + 1 :]) for value in range(size)]
+            far = rows[0] if 2 * anchor[column] >= size - 1 else rows[-1]
+            (other,) = archs.rows([far])
+            same = archs(anchor).keys() == archs(other).keys()
+            yield anchor, column, [other] if same else archs.rows(rows)
 
 
-def _scope(archs: _Archs, key: Key, columns: set[int]) -> Scope:
+def _scope(archs: _Archs, key: Key, columns: set[int], present: Sequence[Condition]) -> Scope:
     conditions = archs.space.conditions
     always = any(
         key in numbers and not all(archs.there(row, c) for c in columns)
@@ -139,7 +164,8 @@ def _scope(archs: _Archs, key: Key, columns: set[int]) -> Scope:
     )
     if always:
         columns = columns | {control for c in columns for control, _ in conditions[c]}
-    return Scope(tuple(sorted(columns)), always)
+    kept = tuple((c, least) for c, least in present if c not in columns)
+    return Scope(tuple(sorted(columns)), kept, always)
 
 
 # --- every combination
@@ -149,19 +175,16 @@ def _combinations(archs: _Archs, scope: Scope) -> Iterator[Row]:
     """All combinations of the scope's genes that occur; absent genes are 0."""
     for values in itertools.product(*(range(archs.sizes[c]) for c in scope.columns)):
         row = dict(zip(scope.columns, values, strict=True))
-        if all(
-            value == 0 or row.get(control, least) >= least
-            for c, value in row.items()
-            for control, least in archs.space.conditions[c]
-        ) and (scope.always or _possible(archs, row)):
+        absent = {c for c in row if not _possible(archs, row, [c])}
+        if not absent or (scope.always and not any(row[c] for c in absent)):
             yield values
 
 
-def _possible(archs: _Archs, row: dict[int, int]) -> bool:
-    """Whether all these genes can be there at once."""
+def _possible(archs: _Archs, row: dict[int, int], columns: Iterable[int]) -> bool:
+    """Whether genes can be there, where some genes have these indices."""
     return all(
         row.get(control, least) >= least
-        for c in row
+        for c in columns
         for control, least in archs.space.conditions[c]
     )
 
@@ -185,83 +208,95 @@ def _cover(archs: _Archs, scopes: Sequence[Scope]) -> bool:
 
 def _cross_off(archs: _Archs, waiting: dict[Scope, dict[Row, None]], row: Row) -> None:
     for scope, left in waiting.items():
-        if scope.always or all(archs.there(row, c) for c in scope.columns):
+        if _shows(archs, scope, row):
             left.pop(tuple(row[c] for c in scope.columns), None)
+
+
+def _shows(archs: _Archs, scope: Scope, row: Row) -> bool:
+    """Whether an arch has operations of the scope."""
+    return all(row[c] >= least for c, least in scope.present) and (
+        scope.always or all(archs.there(row, c) for c in scope.columns)
+    )
 
 
 def _next(archs: _Archs, waiting: dict[Scope, dict[Row, None]]) -> Row:
     """An arch with a combination that is waited for, of as many scopes as fit together; in all
     else the largest."""
+    largest = [size - 1 for size in archs.sizes]
     chosen: dict[int, int] = {}
     for scope, left in sorted(waiting.items(), key=lambda pair: -len(pair[1])):
         for values in left:
             wanted = _wanted(archs, scope, values)
-            if all(chosen.get(c, value) == value for c, value in wanted.items()):
-                joined = chosen | wanted
-                if _possible(archs, joined):
-                    chosen = joined
-                    break
-    largest = [size - 1 for size in archs.sizes]
-    return archs.rows([[chosen.get(c, value) for c, value in enumerate(largest)]])[0]
+            needed = {c: max(chosen.get(c, largest[c]), least) for c, least in scope.present}
+            joined = {**chosen, **needed, **wanted}
+            if all(joined[c] == index for c, index in chosen.items()) and _possible(
+                archs, joined, joined
+            ):
+                chosen = joined
+                break
+    return archs.rows([[chosen.get(c, index) for c, index in enumerate(largest)]])[0]
 
 
 def _wanted(archs: _Archs, scope: Scope, values: Row) -> dict[int, int]:
-    """The genes that must have these values: those that are there."""
+    """The genes that must have these indices: those that are there."""
     row = dict(zip(scope.columns, values, strict=True))
-    if not scope.always:
-        return row
-    conditions = archs.space.conditions
-    return {c: v for c, v in row.items() if all(row[g] >= least for g, least in conditions[c])}
+    return {c: index for c, index in row.items() if _possible(archs, row, [c])}
 
 
 # --- tables
+
+
+Place = tuple[tuple[int, ...], tuple[Condition, ...]]  # of a factor: columns, and when present
 
 
 def _tables(archs: _Archs, scopes: dict[Key, Scope]) -> dict[str, Table]:
     together: dict[Scope, list[Key]] = {}
     for key, scope in scopes.items():
         together.setdefault(scope, []).append(key)
-    factors: dict[tuple[int, ...], Floats] = {}  # columns -> values of each quantity
     maximum = np.array([quantity.reduce == "max" for quantity in QUANTITIES.values()])
+    factors: dict[Place, Floats] = {}  # (quantities, indices of each column)
     for scope, keys in together.items():
-        for columns, values in _factors(archs, scope, keys, maximum):
-            if columns in factors:
-                other = factors[columns]
-                pick = maximum.reshape(-1, *[1] * len(columns))
-                values = np.where(pick, np.maximum(values, other), values + other)
-            factors[columns] = values
-    space, tables = archs.space, {}
+        for place, values in _factors(archs, scope, keys, maximum).items():
+            if place in factors:
+                pick = maximum.reshape(-1, *[1] * (values.ndim - 1))
+                both = np.maximum(values, factors[place]), values + factors[place]
+                values = np.where(pick, *both)
+            factors[place] = values
+    tables = {}
     for at, (name, quantity) in enumerate(QUANTITIES.items()):
-        found = [_factor(space, columns, values[at]) for columns, values in factors.items()]
-        kept = [f for f in found if f.values.any() or not f.genes] or found[:1]
-        tables[name] = Table(space, tuple(kept), quantity.reduce, name, quantity.unit)
+        found = [_factor(archs.space, place, values[at]) for place, values in factors.items()]
+        kept = [factor for factor in found if factor.values.any()] or found[:1]
+        tables[name] = Table(archs.space, tuple(kept), quantity.reduce, name, quantity.unit)
     return tables
 
 
-def _factor(space: Space, columns: tuple[int, ...], values: Floats) -> Factor:
+def _factor(space: Space, place: Place, values: Floats) -> Factor:
+    columns, conditions = place
     if not columns:  # the same for all archs; over a gene that is always there
-        return Factor((space.genes[0].name,), np.full(len(space.genes[0].values), float(values)))
-    return Factor(tuple(space.genes[c].name for c in columns), values)
+        columns, values = (0,), np.full(len(space.genes[0].values), float(values))
+    genes = space.genes
+    present = tuple(Presence(genes[c].name, float(genes[c].values[i])) for c, i in conditions)
+    return Factor(tuple(genes[c].name for c in columns), values, present)
 
 
 def _factors(
     archs: _Archs, scope: Scope, keys: Sequence[Key], maximum: NDArray[np.bool_]
-) -> Iterator[tuple[tuple[int, ...], Floats]]:
-    """The operations of a scope as factors, (quantities, values of each column): one for each set
-    of genes that are there at once; where others are, its numbers are 0."""
-    seen: dict[Row, dict[Key, Numbers]] = {}
+) -> dict[Place, Floats]:
+    """The operations of a scope: a factor for each set of its genes that are there at once, whose
+    numbers are 0 where others are."""
+    shown: dict[Row, dict[Key, Numbers]] = {}
     for row, numbers in archs.known.items():
-        if scope.always or all(archs.there(row, c) for c in scope.columns):
-            seen.setdefault(tuple(row[c] for c in scope.columns), numbers)
-    made: dict[tuple[int, ...], Floats] = {}
-    for combination, numbers in seen.items():
-        columns = tuple(_wanted(archs, scope, combination)) if scope.always else scope.columns
-        if columns not in made:
-            made[columns] = np.zeros((len(maximum), *(archs.sizes[c] for c in columns)))
+        if _shows(archs, scope, row):
+            shown.setdefault(tuple(row[c] for c in scope.columns), numbers)
+    made: dict[Place, Floats] = {}
+    for combination, numbers in shown.items():
+        there = _wanted(archs, scope, combination)
+        place = (tuple(there), scope.present)
+        if place not in made:
+            made[place] = np.zeros((len(maximum), *(archs.sizes[c] for c in there)))
         values = np.array([numbers[key] for key in keys if key in numbers])
         if len(values):
             total = np.where(maximum, values.max(0), values.sum(0))
-            at = dict(zip(scope.columns, combination, strict=True))
-            place: tuple[Any, ...] = (slice(None), *(at[c] for c in columns))
-            made[columns][place] = total
-    yield from made.items()
+            at: tuple[Any, ...] = (slice(None), *there.values())
+            made[place][at] = total
+    return made

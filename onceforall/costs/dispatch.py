@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -104,6 +103,7 @@ class _Done(NamedTuple):
     """One operation that was counted."""
 
     place: int  # of its row
+    name: str
     macs: int
     flops: int
 
@@ -147,9 +147,9 @@ class _Counter(TorchDispatchMode):
 
     def cost(self, result: int, output_shape: Shape) -> Cost:
         """Of all that came."""
-        events = with_last(self._events, result)
+        events = _padded_as_read(self._events, [done.name for done in self._done])
         rows = list(self._rows)
-        held = alive(_without_unread(events), self._sizes)
+        held = alive(_without_unread(with_last(events, result)), self._sizes)
         for done, size in zip(self._done, held, strict=True):
             row = rows[done.place]
             rows[done.place] = row._replace(alive_bytes=max(row.alive_bytes, size))
@@ -209,13 +209,12 @@ class _Counter(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        entered = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        entered = _tensors(args, *kwargs.values())
         before = [self.value_of(tensor) for tensor in entered]
         out = shapes.run(func, args, kwargs, entered)
         reads = tuple(dict.fromkeys(value for value in before if value is not None))
-        given = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
         if reads:
-            self._note(func, args, kwargs, out, entered, reads, given)
+            self._note(func, args, kwargs, out, entered, reads, _tensors(out))
         return out
 
     def _note(
@@ -242,7 +241,7 @@ class _Counter(TorchDispatchMode):
         flops = operations.flops_beside(func, args, out)
         place = self._row(func, given[0], macs, operations.is_depthwise(func, args))
         self._events.append(Event(reads, gives, lies))
-        self._done.append(_Done(place, macs, flops))
+        self._done.append(_Done(place, operations.name_of(func), macs, flops))
 
     def _title(self, func: Any) -> str:
         name = operations.spoken(func)
@@ -254,14 +253,12 @@ class _Counter(TorchDispatchMode):
     ) -> tuple[tuple[int, ...], Lies]:
         """The values that are new, and where they lie. What is written in place is no new value,
         unless it is made of two tensors: it costs what it costs in a place of its own."""
-        held = WeakIdKeyDictionary()
-        for tensor in entered:
-            held[tensor.untyped_storage()] = True
+        held = {tensor.untyped_storage()._cdata for tensor in entered}
         alone = operations.writes_in_place(func)
         gives = []
         for tensor in given:
             storage = tensor.untyped_storage()
-            if storage in held:
+            if storage._cdata in held:
                 written = operations.is_elementwise(func) and not alone
                 whole = tensor.numel() * tensor.element_size() == storage.nbytes()
                 if storage in self._values and not (written and whole):
@@ -276,6 +273,31 @@ class _Counter(TorchDispatchMode):
         for name, parameter in self._network.named_parameters():
             if id(parameter) not in self._counted:
                 yield Row(name, "Parameter", tuple(parameter.shape), 0, parameter.numel())
+
+
+def _tensors(*values: Any) -> list[Tensor]:
+    """Those in values, and in lists of values."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(*value)
+    return found
+
+
+def _padded_as_read(events: list[Event], names: list[str]) -> list[Event]:
+    """A padding that only convolutions and poolings read owns nothing: they pad as they read."""
+    readers: dict[int, set[str]] = {}
+    for event, name in zip(events, names, strict=True):
+        for value in event.reads:
+            readers.setdefault(value, set()).add(name)
+    return [
+        event._replace(lies="view")
+        if name in operations.PADDINGS and readers.get(event.gives[0], {name}) <= operations.PADS
+        else event
+        for event, name in zip(events, names, strict=True)
+    ]
 
 
 def _without_unread(events: list[Event]) -> list[Event]:

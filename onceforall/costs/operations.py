@@ -104,6 +104,8 @@ OTHERS = {  # multiply nothing, or as part of a norm or an interpolation
     *("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli"),
     *("sym_size", "sym_numel", "sym_stride", "is_same_size", "_assert_async", "native_dropout"),
 }
+PADDINGS = {"constant_pad_nd"}  # which what reads them can do by itself:
+PADS = {"convolution", *(name for name in POOLINGS if name != "mean")}
 VIEWS = {"_unsafe_view", "_reshape_alias", "lift_fresh", "as_strided"}  # beside those that say so
 SPOKEN = {"_local_scalar_dense": "item"}  # for people
 

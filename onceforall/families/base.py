@@ -15,11 +15,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from onceforall.errors import InputError
 from onceforall.families import lending, survey
 from onceforall.families.layers import ConvNormAct, Layer, MBConv, init_weights, layer
 from onceforall.space import Arch, Space
+
+# Tensors' methods that change values in place and no shapes.
+FILLING = frozenset(
+    ("normal_", "uniform_", "fill_", "zero_", "erfinv_", "mul_", "add_", "clamp_", "copy_")
+)
 
 
 class Family(ABC):
@@ -52,7 +58,7 @@ class Family(ABC):
 
     def blank(self, arch: Arch) -> nn.Module:
         """The network of an arch on the meta device: shapes without weights."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return self.build(arch)
 
     def fresh(self, arch: Arch, generator: torch.Generator | None = None) -> nn.Module:
@@ -80,6 +86,17 @@ class Family(ABC):
         """What the transforms of a convolution's kernel are called; `weight` is its weight's name
         in the largest network."""
         return weight.removesuffix(".weight").replace(".", "/")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what only fills tensors that have no values: most of the time that it takes to
+    build some networks on the meta device goes into initialising them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensor = args[0] if args else None
+        if getattr(func, "__name__", "") in FILLING and getattr(tensor, "is_meta", False):
+            return tensor
+        return func(*args, **(kwargs or {}))
 
 
 class Planned(Family):

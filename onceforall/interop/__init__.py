@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         rewrite_subnet,
         write_network,
     )
+    from onceforall.interop.starting import starting_weights
     from onceforall.interop.weight_files import (
         read_supernet,
         read_weights,
@@ -35,6 +36,7 @@ __all__ = [
     "read_supernet",
     "read_weights",
     "rewrite_subnet",
+    "starting_weights",
     "write_network",
     "write_supernet",
     "write_weights",
@@ -50,6 +52,7 @@ _FILES = {
     "read_supernet": "weight_files",
     "read_weights": "weight_files",
     "rewrite_subnet": "networks",
+    "starting_weights": "starting",
     "write_network": "networks",
     "write_supernet": "weight_files",
     "write_weights": "weight_files",

@@ -43,7 +43,14 @@ def save(
     """Writes a checkpoint of a `kind` ("supernet", "network", "training")."""
     from safetensors.torch import save_file
 
-    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    own: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        found = tensor.detach().cpu().contiguous()
+        if found.data_ptr() in places:  # tied; safetensors wants each by itself
+            found = found.clone()
+        places.add(found.data_ptr())
+        own[name] = found
     described = {**facts, "kind": kind, "version": VERSION}
     text = json.dumps(described, sort_keys=True)
     header = {_KEY: text, "sha256": digest(own, text)}

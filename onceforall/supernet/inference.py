@@ -16,10 +16,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from onceforall.families import Family, lending
@@ -87,6 +89,7 @@ def sizes(family: Family, group: Group, formed: Mapping[str, int]) -> set[int]:
     return found
 
 
+@lru_cache(maxsize=16)
 def infer(family: Family) -> Found:
     """The groups of a family's largest network, each proved."""
     axes = _changing(family)
@@ -99,7 +102,8 @@ def infer(family: Family) -> Found:
         network = family.build(largest).double().eval()
         _randomise(network)
         x = torch.randn((4, family.in_channels, size, size), dtype=torch.float64)
-        links = _links(network, axes, x)
+        with _batch_statistics(network):
+            links = _links(network, axes, x)
         groups, unsorted = [], []
         for group, trouble in _joined(network, axes, links):
             trouble = trouble or _disproved(network, group, x)
@@ -288,6 +292,22 @@ def _silent(network: nn.Module) -> Iterator[None]:
         p.copy_(before)
 
 
+@contextmanager
+def _batch_statistics(network: nn.Module) -> Iterator[None]:
+    """The network with every batch norm normalising by its batch: so no channel is 0 everywhere
+    behind the activation, from which nothing could be read, and one that changes at all changes
+    everywhere. Running statistics stay as they are."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    tracking = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.track_running_stats = False
+    yield
+    for norm, before in zip(norms, tracking, strict=True):
+        norm.eval()
+        norm.track_running_stats = before
+
+
 def _writers(network: nn.Module, axes: list[Axis], tensors: Mapping[str, Tensor]) -> list[_Writer]:
     """Axes that channels are written along; of a module's weight and bias the first."""
     modules = dict(network.named_modules())
@@ -313,9 +333,11 @@ def _link(
         if before.shape[dim] != size:
             continue
         others = [d for d in range(before.dim()) if d != dim]
-        changes = _any(before != now, others)
+        changed = before != now
+        changes = _any(changed, others)
         at = torch.nonzero(changes).flatten()
-        alive = size if silent else int((changes | _any(before != 0, others)).sum())
+        places = changed.any(dim=dim, keepdim=True)  # elsewhere nothing says what is reached
+        alive = size if silent else int((changes | _any((before != 0) & places, others)).sum())
         if 0 < len(at) < min(least, alive):
             least = len(at)
             best = _Link(writer.axis, writer.index, reader, int(at[0]), int(at[-1]), size)

@@ -29,7 +29,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"weights: {extra[0]} {tuple(weights[extra[0]].shape)} is not in the largest network;"
             f" it has {choices(list(own)[:5])}, ..."
         )
-    other = [name for name, tensor in own.items() if weights[name].shape != tensor.shape]
+    other = replaced(network, weights)
     kept = _classifier(network, other, weights)
     for name in other:
         if name not in kept:
@@ -41,6 +41,11 @@ def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if kept:
         before, now = len(weights[kept[0]]), len(own[kept[0]])
         say(f"{choices(kept)}: of {before} classes; replaced by a fresh one for {now}")
+
+
+def replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """The parameters that are of another shape than a state dict's."""
+    return [n for n, t in network.state_dict().items() if weights[n].shape != t.shape]
 
 
 def _classifier(network: nn.Module, other: list[str], weights: Mapping[str, Tensor]) -> list[str]:

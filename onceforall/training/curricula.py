@@ -180,6 +180,6 @@ def _opened(space: Space, share: Share) -> Space:
         kinds = sorted({gene.kind for gene in space.genes} - {RESOLUTION})
         raise InputError(
             f"phase {share.name}: {space.family} has no {unknown[0]!r} to open; it has"
-            f" {choices(kinds)}, and open={{{ALL}: 2}} is for every kind"
+            f" {choices(kinds)}; open: {{{ALL}: 2}} is for every kind, as in the recipe any"
         )
     return space.top(**counts)

@@ -35,7 +35,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from onceforall.data import CONTENTS, Data, Request, changes_since
 from onceforall.errors import InputError, Stopped, choices
+from onceforall.families import Planned
 from onceforall.files import read_json, remove_leftovers, write_json
+from onceforall.interop import starting_weights
 from onceforall.progress import Bar, bar, say
 from onceforall.supernet import (
     SuperNet,
@@ -47,6 +49,7 @@ from onceforall.supernet import (
     placing,
     save_network,
     save_supernet,
+    start,
 )
 from onceforall.training.curricula import Curriculum, Phase, curriculum
 from onceforall.training.objectives import distilled, supervised
@@ -55,7 +58,8 @@ from onceforall.training.scale import family_of
 from onceforall.training.seeds import seed_of
 from onceforall.training.settings import Settings, settings_from_dict
 
-SUPERNET = "supernet.safetensors"  # the result's name in a run's folder
+CHECKPOINT = "training.safetensors"  # names in a run's folder
+SUPERNET = "supernet.safetensors"  # the result
 CHECKED_IMAGES = 2000  # of validation, at the end of each phase
 
 
@@ -220,7 +224,11 @@ class _Run:
         self.family = family_of(settings, data)
         self._seed("build")  # for layers that draw their weights themselves
         generator = torch.Generator().manual_seed(settings.seed)
-        self.supernet = SuperNet(self.family, generator).to(group.device)
+        self.supernet = SuperNet(self.family, generator)
+        self.teacher: nn.Module | None = None
+        if settings.weights is not None and not (folder / CHECKPOINT).exists():
+            self._start_from(Path(settings.weights))
+        self.supernet.to(group.device)
         self._lay_out(self.supernet)
         shares = [phase.share(len(data.train), settings.batch_size) for phase in settings.phases]
         self.curriculum: Curriculum = curriculum(self.family.space, shares)
@@ -233,15 +241,33 @@ class _Run:
                 f"batch_size: {settings.batch_size} is not enough for {group.size} processes:"
                 " batch norm needs 2 images or more in each"
             )
-        self.teacher: nn.Module | None = None
         self.step = 0
         self.seconds = 0.0
         self.metrics: dict[str, Any] = {}
         self.optimizer = self._new_optimizer()
 
+    def _start_from(self, path: Path) -> None:
+        """Puts a trained network's weights into the largest network, and makes that network the
+        teacher, unless its classifier is of other classes."""
+        weights = starting_weights(path, self.family)
+        try:
+            start.load(self.supernet.network, weights)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        first = self.settings.phases[0]
+        if not start.replaced(self.supernet.network, weights):
+            self.teacher = self._frozen(self.supernet.extract(self.family.space.largest()))
+        elif first.distil and first.rule != "sandwich":
+            raise InputError(
+                f"phases: the first one has no teacher, as {path} is of other classes; its distil"
+                " must be 0"
+            )
+
     def go(self) -> Outcome:
         total = self.curriculum.steps
         self._load()
+        if self.step == 0 and self.teacher is not None:
+            self._save_teacher()
         if self.step == total and (self.folder / SUPERNET).exists():
             if self.group.first:
                 say(f"{self.folder}: trained to its end already, {total} steps; nothing to do")
@@ -333,7 +359,11 @@ class _Run:
         """What arch number `i` of a step is to learn of its images beside their labels: the
         teacher's logits; in the sandwich the largest network's, which itself learns of no one."""
         if phase.rule != "sandwich":
-            return None if self.teacher is None else self.teacher(images)
+            if self.teacher is None:
+                return None
+            if not isinstance(self.family, Planned):  # such networks may run at their size alone
+                images = at_resolution(images, self.family.space.largest().resolution)
+            return self.teacher(images)
         return None if i == 0 else self.supernet(images, phase.space.largest())
 
     def _autocast(self) -> torch.autocast:
@@ -370,18 +400,15 @@ class _Run:
         if needs_teacher and self.teacher is None:
             largest = self.family.space.largest()
             self.teacher = self._frozen(self.supernet.extract(largest))
-            if self.group.first:
-                save_network(
-                    self.folder / "teacher.safetensors",
-                    self.teacher,
-                    self.family,
-                    largest,
-                    {},
-                    overwrite=True,
-                )
+            self._save_teacher()
         if phase.sort_channels is not None:
             self.supernet.sort_channels(**phase.sort_channels)
         self.optimizer = self._new_optimizer()  # momentum of unsorted channels means nothing
+
+    def _save_teacher(self) -> None:
+        if self.group.first and self.teacher is not None:
+            path, largest = self.folder / "teacher.safetensors", self.family.space.largest()
+            save_network(path, self.teacher, self.family, largest, {}, overwrite=True)
 
     def _frozen(self, network: nn.Module) -> nn.Module:
         """A teacher: it normalises by the batch, as the networks it teaches do, and drops nothing
@@ -442,11 +469,11 @@ class _Run:
             "family": self.family.name,
             "processes": self.group.size,
         }
-        path = self.folder / "training.safetensors"
+        path = self.folder / CHECKPOINT
         checkpoint.save(path, "training", tensors, facts, overwrite=True)
 
     def _load(self) -> None:
-        path = self.folder / "training.safetensors"
+        path = self.folder / CHECKPOINT
         if not path.exists():
             self._cut_metrics()
             return

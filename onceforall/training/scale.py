@@ -6,6 +6,7 @@ family of ImageNet's kind. Knows families, settings and what data are like; trai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from onceforall import families
@@ -13,13 +14,18 @@ from onceforall.data import SMALL, Data
 from onceforall.errors import InputError, choices
 from onceforall.training.settings import Settings
 
+ANY = "any"  # the recipe for families that are given by `build` alone
 AUTO = "auto"  # the recipe that is chosen by the data
 LEAST = 28  # pixels: smaller images are enlarged to this
 SHARES = {"small": (6, 7), "photos": (4, 5, 6, 7)}  # sevenths of the images' size: resolutions
 
 
-def recipe_for(size: int) -> str:
-    """The recipe for images of a size, pixels."""
+def recipe_for(size: int, changes: Sequence[str] = ()) -> str:
+    """The recipe for images of a size, pixels; ANY where changes name a family of any choices."""
+    for change in changes:
+        key, _, name = change.partition("=")
+        if key == "family" and not isinstance(families.get(name), families.Planned):
+            return ANY
     return "small" if size <= SMALL else "photos"
 
 

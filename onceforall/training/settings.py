@@ -108,6 +108,9 @@ class Settings:
     family: str = "mbv3_mini"
     resolutions: tuple[int, ...] | None = None
     # pixels; None: 6/7 and 7/7 of the size of small images, 4/7 to 7/7 of that of photos
+    weights: str | None = None
+    # a file with a trained network's weights, which the largest network starts from and which, if
+    # it has the same classes, is the teacher from the first phase on
     batch_size: int = 128
     # images, over all processes; 2 or more in each
     momentum: float = 0.9
@@ -143,7 +146,8 @@ class Settings:
         self._check_data()
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: {self.precision!r}; there are {choices(PRECISIONS)}")
-        if self.phases[0].distil and self.phases[0].rule != "sandwich":
+        first = self.phases[0]
+        if first.distil and first.rule != "sandwich" and self.weights is None:
             raise InputError("phases: the first one has no teacher yet; its distil must be 0")
 
     def _check_resolutions(self) -> None:
