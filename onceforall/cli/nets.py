@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -21,12 +22,13 @@ Net = Annotated[
     str,
     typer.Argument(
         metavar="NET",
-        help="FAMILY:largest, FAMILY:smallest, FAMILY:random:SEED, an arch as text, a file (an arch"
-        " of ours, net.config, MMRazor YAML, a checkpoint of an extracted network), or an id of"
-        " `onceforall zoo`.",
+        help="FAMILY:largest, FAMILY:smallest, FAMILY:random:SEED (FAMILY may be my_net.py:family),"
+        " an arch as text, a file (an arch of ours, net.config, MMRazor YAML, a checkpoint of an"
+        " extracted network), or an id of `onceforall zoo`.",
         show_default=False,
     ),
 ]
+NAMED = re.compile(r"(?P<family>.+):((?P<which>largest|smallest)|random:(?P<seed>\d{1,18}))")
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -52,10 +54,10 @@ def describe(net: str, resolution: int | None = None) -> StaticNetwork:
     entry = zoo.find(net)
     if entry is not None:
         found = zoo.network(entry)
-    elif "@" in net and ":" in net:
-        found = interop.from_text(net)
-    elif ":" in net:
+    elif ":" in net and not _is_arch(net):
         found = _of_family(net)
+    elif _is_arch(net):
+        found = interop.from_text(net)
     else:
         raise InputError(
             f"{net!r} is no file, no published network (`onceforall zoo`) and not of the form"
@@ -71,15 +73,20 @@ def _of_family(net: str) -> StaticNetwork:
 
     from onceforall import families, interop
 
-    name, which, *seed = net.split(":")
-    family = families.get(name)
-    if which == "random" and len(seed) == 1 and seed[0].isdigit():
-        arch = family.space.random(np.random.default_rng(int(seed[0])))
-    elif which in ("largest", "smallest") and not seed:
-        arch = getattr(family.space, which)()
-    else:
+    asked = NAMED.fullmatch(net)
+    if asked is None:
         raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
+    family = families.get(asked["family"])
+    if asked["seed"] is not None:
+        arch = family.space.random(np.random.default_rng(int(asked["seed"])))
+    else:
+        arch = getattr(family.space, asked["which"])()
     return interop.StaticNetwork(family, arch)
+
+
+def _is_arch(net: str) -> bool:
+    """Whether a text looks like an arch: `family@28/16:3x4,...`, `family@28/depth=9,...`."""
+    return NAMED.fullmatch(net) is None and "@" in net and (":" in net or "=" in net)
 
 
 def family_named(name: str) -> Family:

@@ -32,7 +32,12 @@ Records = Annotated[
     ),
 ]
 SpaceName = Annotated[
-    str, typer.Option("--space", metavar="S", help="The archs' family, or the folder of a run.")
+    str,
+    typer.Option(
+        "--space",
+        metavar="S",
+        help="The archs' family (my_net.py:family in a file of yours), or the folder of a run.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="P", help="The predictor's file to write.")]
 Metric = Annotated[str, typer.Option("--metric", metavar="COLUMN", help="The column to predict.")]

@@ -122,7 +122,11 @@ def _cost(by: str, family: Family) -> tuple[Callable[[Population], Any], str | N
 @records.command()
 def latency(
     family: Annotated[
-        str, typer.Argument(metavar="FAMILY", help="A family's name, or the folder of a run.")
+        str,
+        typer.Argument(
+            metavar="FAMILY",
+            help="A family's name (my_net.py:family in a file of yours), or the folder of a run.",
+        ),
     ],
     device: Device = "onnxruntime-cpu",
     samples: Samples = 100,

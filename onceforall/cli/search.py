@@ -37,8 +37,8 @@ def search(
         str,
         typer.Option(
             metavar="S",
-            help="The family to search, or a training run's folder; the predictor's own where"
-            " nothing is given.",
+            help="The family to search (one of ours, or my_net.py:family in a file of yours), or a"
+            " training run's folder; the predictor's own where nothing is given.",
             show_default=False,
         ),
     ] = "",
@@ -339,14 +339,15 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     from onceforall.cli.nets import family_named
     from onceforall.costs import check_resolution
 
-    if name and (name in families.names() or Path(name).is_dir()):
+    if name and (families.known(name) or Path(name).is_dir()):
         space = family_named(name).space
     else:
         space = predictors.load(accuracy).space
         if name and space.family != name:
             raise InputError(
-                f"--space: {name!r} is no family ({', '.join(families.names())}), no run's folder,"
-                f" and not the space of {accuracy}, which is {space.family}"
+                f"--space: {name!r} is no family ({', '.join(families.names())}, or"
+                f" FILE.py:NAME), no run's folder, and not the space of {accuracy}, which is"
+                f" {space.family}"
             )
     if not resolutions:
         return space
@@ -356,8 +357,8 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
         raise InputError(f"--resolutions: {resolutions!r} is not a list like 160,192") from None
     if min(wanted) < 1:
         raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
-    if space.family in families.names():
-        family = families.get(space.family)
+    if families.known(space.family):
+        family = family_named(name or space.family)
         for resolution in wanted:
             check_resolution(family, family.space.smallest().at(resolution))
     return space.at(wanted)
@@ -388,11 +389,11 @@ def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None
         if exact is not None:
             return exact, predictor.unit or None
         return _mean_of(predictor), predictor.unit or None
-    from onceforall import costs, families
+    from onceforall import costs
     from onceforall.cli.nets import family_named
 
     try:
-        family = family_named(name) if name and Path(name).is_dir() else families.get(space.family)
+        family = family_named(name or space.family)
     except InputError as error:
         raise InputError(
             f"--limit {wish.name}: {space.family} has no networks to count it on: {error}"

@@ -26,7 +26,7 @@ from onceforall.families import (
 from onceforall.families.base import Family, Planned, block_name
 from onceforall.families.elastic import elastic, per_block
 
-__all__ = ["Family", "Planned", "block_name", "elastic", "get", "names", "per_block"]
+__all__ = ["Family", "Planned", "block_name", "elastic", "get", "known", "names", "per_block"]
 
 _FAMILIES: dict[str, Callable[..., Family]] = {
     "autoformer_t": autoformer.tiny,
@@ -46,6 +46,11 @@ def names() -> list[str]:
     return [*_FAMILIES, *(p.name for p in entry_points(group="onceforall.families"))]
 
 
+def known(name: str) -> bool:
+    """Whether a name is that of a family here, or has the form of one in a person's file."""
+    return name in names() or files.is_file(name)
+
+
 def get(name: str, **settings: Any) -> Family:
     """The family of that name; settings such as `classes` and `resolutions` are its own.
 
@@ -58,7 +63,10 @@ def get(name: str, **settings: Any) -> Family:
     if make is None:
         plugins = {p.name: p for p in entry_points(group="onceforall.families")}
         if name not in plugins:
-            raise InputError(f"family: {name!r} is not known; there are {choices(names())}")
+            raise InputError(
+                f"family: {name!r} is not known; there are {choices(names())}, and FILE.py:NAME for"
+                " one in your own file"
+            )
         make = plugins[name].load()
     try:
         signature(make).bind(**settings)

@@ -68,7 +68,7 @@ class Elastic(Family):
     def build(self, arch: Arch) -> nn.Module:
         self.space.check(arch, resolution=False)
         given: dict[str, Any] = {}
-        for name, value in arch.values:
+        for name, value in self.space.in_order(arch).values:
             kind = name.rpartition(".")[2]
             if name == RESOLUTION:
                 keyword = _keyword(self.make, SIZES)

@@ -2,12 +2,16 @@
 
 What has that name is a family made by `elastic`, or a function that returns a family and takes
 `classes`, `in_channels` and `resolutions` by keyword. Reading such a family runs the file.
+
+Archs, checkpoints and predictors name the family without the file's folder. Of such a name the
+file is looked for in the working directory, and then where one of that name was read before.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +33,8 @@ def family_in(name: str, *, path: str | None = None, **settings: Any) -> Family:
     """The family `FILE.py:NAME`.
 
     Args:
-        path: the file, where the name has only its last part, as checkpoints do.
+        path: the file, where the name has only its last part, as checkpoints do; where it is no
+            more, one of its name in the working directory is taken.
 
     Raises:
         InputError: no such file, one that does not run, or without an object of that name.
@@ -37,18 +42,27 @@ def family_in(name: str, *, path: str | None = None, **settings: Any) -> Family:
     given, wanted = _parts(name)
     file = Path(path or given)
     short = f"{file.name}:{wanted}"
+    if not file.is_file() and path is not None:
+        file = Path(file.name) if Path(file.name).is_file() else file
+    elif not file.is_file() and given == file.name:
+        file = _READ.get(given, file)
     if not wanted:
         raise InputError(f"family: {name}: name the family in the file, as in {given}:family")
     if not file.is_file():
-        raise InputError(f"family: {short}: no file {file} here, in {Path.cwd()}")
+        raise InputError(
+            f"family: {short}: no file {file}"
+            + (f", and no {file.name} here" if path else " here")
+            + f", in {Path.cwd()}"
+        )
     module = _module(file.resolve())
+    _READ[file.name] = file
     if not hasattr(module, wanted):
         there = [n for n, v in vars(module).items() if isinstance(v, Family)]
         raise InputError(
             f"family: {file} has no {wanted!r}; families in it: {choices(there) or 'none'}"
         )
     found = getattr(module, wanted)
-    origin = {"path": str(file)}
+    origin = {"path": str(file.resolve())}
     if isinstance(found, Elastic):
         return found.again(**settings, origin=origin, name=short)
     if not callable(found) or isinstance(found, Family):
@@ -68,11 +82,22 @@ def family_in(name: str, *, path: str | None = None, **settings: Any) -> Family:
     return made
 
 
+def without_folder(arch: str) -> tuple[str, str | None]:
+    """An arch as text, `FOLDER/my_net.py:family@...`, without the folder; and the file, None where
+    the family is in none."""
+    found = re.fullmatch(r"(.*/)?([^/]+\.py)(:.+)", arch.strip(), re.DOTALL)
+    if found is None:
+        return arch, None
+    folder, file, rest = found.groups()
+    return file + rest, f"{folder or ''}{file}"
+
+
 def _parts(name: str) -> tuple[str, str]:
     file, _, wanted = name.rpartition(":")
     return (file, wanted) if file else (name, "")
 
 
+_READ: dict[str, Path] = {}  # where files lay that were read, by their names
 _LOADED: dict[tuple[Path, int], ModuleType] = {}  # a file is run once, until it changes
 
 
@@ -87,6 +112,8 @@ def _module(file: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))  # what lies beside it can be imported
     try:
         spec.loader.exec_module(module)
+    except InputError as error:
+        raise InputError(f"family: {file}: {error}") from None
     except Exception as error:  # whatever the file does
         raise InputError(f"family: {file}: {type(error).__name__}: {error}") from error
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 
 from onceforall import families
 from onceforall.errors import InputError
+from onceforall.families.files import without_folder
 from onceforall.files import parse_json, read_json, read_text, write_json, write_text
 from onceforall.interop import mmrazor, net_config
 from onceforall.interop.arch_dict import from_arch_dict, is_arch_dict, to_arch_dict
@@ -84,7 +85,7 @@ def _of_json(data: Any, path: Path, resolution: int | None, family: str | None) 
         raise InputError(f"{where}: {shown(data)} is not a map; no network is described so")
     if is_arch_dict(data):
         return _of_arch(from_arch_dict(data, family, resolution, where), path)
-    if "stages" in data:
+    if "stages" in data or "genes" in data:
         with _naming(path):
             arch = Arch.from_dict(data)
         return _of_arch(arch, path)
@@ -104,14 +105,16 @@ def from_text(text: str) -> StaticNetwork:
     Raises:
         InputError: it is not an arch, or not one of its family.
     """
-    return _of_arch(Arch.parse(text), Path("arch"))
+    written, file = without_folder(text)
+    return _of_arch(Arch.parse(written), Path("arch"), file)
 
 
-def _of_arch(arch: Arch, path: Path) -> StaticNetwork:
+def _of_arch(arch: Arch, path: Path, file: str | None = None) -> StaticNetwork:
+    """`file` is that of the family, where it is in one."""
     with _naming(path):
-        family = families.get(arch.family)
+        family = families.get(arch.family, **({} if file is None else {"path": file}))
         family.space.check(arch, resolution=False)
-    return StaticNetwork(family, arch)
+    return StaticNetwork(family, family.space.in_order(arch))
 
 
 @contextmanager
@@ -142,7 +145,8 @@ def _of_checkpoint(path: Path) -> StaticNetwork:
     facts = checkpoint.describe(path)
     if facts["kind"] != "network":
         raise InputError(f"{path}: holds a {facts['kind']}, a network was expected")
-    return StaticNetwork(weights.family_of(facts, path), weights.arch_of(facts, path))
+    family = weights.family_of(facts, path)
+    return StaticNetwork(family, weights.arch_of(facts, path, family))
 
 
 def _resolution(data: dict[str, Any], path: Path) -> int:
@@ -184,7 +188,7 @@ def write_network(path: Path, network: StaticNetwork, form: str) -> list[Path]:
         write_text(path, json.dumps(data) + "\n")
         return [path]
     if form == "onceforall":
-        if network.family.name not in families.names():
+        if not families.known(network.family.name):
             raise InputError(
                 f"{path}: this network is of no family, an arch alone does not say its layers;"
                 " convert its weights too, or to official"

@@ -224,7 +224,7 @@ def load(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
     from onceforall import families, interop
 
     entry = find(name)
-    if entry is None and name not in families.names():
+    if entry is None and not families.known(name):
         described = interop.read_network(Path(name))
         if weights is None:
             raise InputError(f"{name}: is not published; give its weights")

@@ -322,6 +322,12 @@ class Space:
         if unknown:
             raise InputError(f"arch has a gene {unknown[0]}; {self.family} has none of that name")
 
+    def in_order(self, arch: Arch) -> Arch:
+        """The same arch with its genes in the order of the space; files may have another."""
+        place, last = self._columns, len(self.genes)
+        ordered = sorted(arch.values, key=lambda value: place.get(value[0], last))
+        return Arch(arch.family, tuple(ordered))
+
     def __contains__(self, arch: Arch) -> bool:
         try:
             self.check(arch)

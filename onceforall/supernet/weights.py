@@ -70,15 +70,17 @@ def load_network(path: Path) -> tuple[nn.Module, Arch, dict[str, Any]]:
         InputError: no such file, damaged, another kind, or of a family that is not known.
     """
     found = checkpoint.load(path, "network")
-    arch = arch_of(found.facts, path)
-    network = unfilled(family_of(found.facts, path), arch)
+    family = family_of(found.facts, path)
+    arch = arch_of(found.facts, path, family)
+    network = unfilled(family, arch)
     load_exactly(network, found.tensors, path)
     return network.eval(), arch, found.facts
 
 
-def arch_of(facts: Mapping[str, Any], path: Path) -> Arch:
+def arch_of(facts: Mapping[str, Any], path: Path, family: families.Family) -> Arch:
+    """The arch that a checkpoint's facts name, its genes in the order of the family's space."""
     try:
-        return Arch.from_dict(facts.get("arch"))
+        return family.space.in_order(Arch.from_dict(facts.get("arch")))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
