@@ -174,7 +174,7 @@ MISTAKES = {
     ("info", "nets/my_net.py:family:largest"): "no file nets/my_net.py here",
     ("info", "my_net.py:largest"): "name the family in the file, as in my_net.py:family",
     ("info", "my_net.py:family:larger"): "comes largest, smallest or random:SEED",
-    ("info", "my_net.py:family@28/depth=9"): "depth",
+    ("info", "my_net.py:family@28/depth=9"): "width is missing; it can be 32, 48 or 64",
     ("export", "my_net.py:family:largest", "out.onnx"): "has no weights of its own",
     ("search", "--space", "nets/none.py:family", "--accuracy", "p.npz"): "no file nets/none.py",
     ("records", "latency", "my_net.py:family", "--blocks"): "not written as layers by place",
