@@ -174,7 +174,7 @@ MISTAKES = {
     ("info", "nets/my_net.py:family:largest"): "no file nets/my_net.py here",
     ("info", "my_net.py:largest"): "name the family in the file, as in my_net.py:family",
     ("info", "my_net.py:family:larger"): "comes largest, smallest or random:SEED",
-    ("info", "my_net.py:family@28/depth=9"): "depth",
+    ("info", "my_net.py:family@28/depth=9"): "width is missing; it can be 32, 48, 64",
     ("export", "my_net.py:family:largest", "out.onnx"): "has no weights of its own",
     ("search", "--space", "nets/none.py:family", "--accuracy", "p.npz"): "no file nets/none.py",
     ("records", "latency", "my_net.py:family", "--blocks"): "not written as layers by place",
@@ -198,7 +198,7 @@ def test_mistakes_are_one_line(commands: Commands, arguments: tuple[str, ...]) -
 
 def test_genes_of_a_file_may_have_any_order(commands: Commands) -> None:
     """As checkpoints sort them: block10 before block2."""
-    text = printed().replace("(2, 3, 4)", "(11, 12)").replace(", 4)", ", 12)")
+    text = printed().replace("(2, 3, 4)", "(11, 12)").replace("), 4)", "), 12)")
     (commands.folder / "deep.py").write_text(text)
     family = families.get("deep.py:family")
     arch = family.space.random(np.random.default_rng(1))

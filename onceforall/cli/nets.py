@@ -105,6 +105,22 @@ def family_named(name: str) -> Family:
     return family_of(checkpoint.describe(path), path)
 
 
+def as_weighted(network: StaticNetwork, weights: Path | None) -> StaticNetwork:
+    """The network as one of the family that a checkpoint of ours is of: its classes and channels
+    are those of the weights, not a family's usual ones."""
+    from onceforall.interop import StaticNetwork
+    from onceforall.interop.networks import is_checkpoint
+    from onceforall.supernet import checkpoint
+    from onceforall.supernet.weights import family_of
+
+    if weights is None or not weights.is_file() or not is_checkpoint(weights):
+        return network
+    facts = checkpoint.describe(weights)
+    if facts.get("family") != network.family.name:
+        return network  # refused by what reads the weights
+    return StaticNetwork(family_of(facts, weights), network.arch)
+
+
 def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Module:
     """The network with its weights: those given, or its own where `net` is a checkpoint.
 

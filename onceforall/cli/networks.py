@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit, table
-from onceforall.cli.nets import Net, Weights, describe, facts_of, labelled, numbers, weighted
+from onceforall.cli.nets import (
+    Net,
+    Weights,
+    as_weighted,
+    describe,
+    facts_of,
+    labelled,
+    numbers,
+    weighted,
+)
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -36,11 +45,12 @@ On = Annotated[
 Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
 
 
-def _described(net: str, resolution: int | None) -> StaticNetwork:
-    """The network a person named, at a resolution that it can be counted and run at."""
+def _described(net: str, resolution: int | None, weights: Path | None = None) -> StaticNetwork:
+    """The network a person named, at a resolution that it can be counted and run at; of the classes
+    and channels that a checkpoint of its weights is of."""
     from onceforall.costs import check_resolution
 
-    network = describe(net, resolution)
+    network = as_weighted(describe(net, resolution), weights)
     check_resolution(network.family, network.arch)
     return network
 
@@ -173,7 +183,7 @@ def evaluate(
     if estimator not in supernet.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
     place = supernet.torch_device(on)
-    network = _described(net, resolution)
+    network = _described(net, resolution, weights)
     module = weighted(net, network, weights).to(place)
     size = network.arch.resolution
     normalisation = _normalisation(mean, std, facts_of(net, weights))
@@ -308,7 +318,7 @@ def export(
     if format not in exporting.FORMATS:
         raise InputError(f"--format: {format!r}; there are {choices(exporting.FORMATS)}")
     refuse_existing(out)
-    network = _described(net, resolution)
+    network = _described(net, resolution, weights)
     module = weighted(net, network, weights)
     size = network.arch.resolution
     shape = (network.family.in_channels, size, size)
