@@ -75,6 +75,8 @@ def _of_family(net: str) -> StaticNetwork:
 
     asked = NAMED.fullmatch(net)
     if asked is None:
+        if ".py:" not in net:
+            families.get(net.partition(":")[0])  # says so, if there is no such family
         raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
     family = families.get(asked["family"])
     if asked["seed"] is not None:
