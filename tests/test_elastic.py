@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from onceforall.families import elastic, lending, per_block
 from onceforall.families.elastic import Elastic
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
-from onceforall.supernet.inference import Axis, infer
+from onceforall.supernet.inference import Axis, infer, sizes
 from onceforall.testing import check_family
 
 
@@ -290,6 +291,28 @@ def test_whole_heads_move() -> None:
     assert width.pieces == 12
     members = {"cls_token", "pos_embed", "norm.weight", "head.weight"}
     assert {a.tensor for a in width.axes} >= members
+
+
+def test_bands_of_many_kinds_take_few_builds() -> None:
+    """Twelve choices of two values each have 4,096 combinations; a layer depends on one of them."""
+    names = [f"w{i}" for i in range(12)]
+    built: list[dict[str, int]] = []
+
+    def build(**widths: int) -> nn.Module:
+        built.append(widths)
+        layers = [nn.Linear(3, widths["w0"])]
+        layers += [nn.Linear(widths[a], widths[b]) for a, b in itertools.pairwise(names)]
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers, nn.Linear(widths["w11"], 2)
+        )
+
+    family = elastic(build, resolution=(4,), name="many", **dict.fromkeys(names, (2, 4)))
+    groups = infer(family).groups
+    assert len(groups) == 12
+    built.clear()
+    for group in groups:
+        assert sizes(family, group, dict.fromkeys(names, 2)) == {2, 4}
+    assert len(built) <= 13
 
 
 def test_channels_that_may_not_move_are_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from onceforall.errors import InputError
 from onceforall.families.elastic import Elastic, elastic, per_block
+from onceforall.families.vit import check_patches
 
 HEAD = 64  # channels of a head
 REACH = 14  # rows or columns; further apart counts as this far
@@ -177,11 +177,7 @@ def tiny(
     dropout: float = 0.0,
 ) -> Elastic:
     """Supernet-tiny's space; heads and MLP ratio are chosen by each block."""
-    for size in resolutions:
-        if size % patch:
-            raise InputError(
-                f"{name}: resolutions: {size} is not a multiple of the patch's {patch}"
-            )
+    check_patches(name, resolutions, patch)
     family = elastic(
         Build(patch, dropout),
         name=name,

@@ -79,11 +79,7 @@ def vit(
         resolutions: of the image, pixels; multiples of `patch`.
         mlp: hidden features of a block's MLP, as multiples of the width.
     """
-    for size in resolutions:
-        if size % patch:
-            raise InputError(
-                f"{name}: resolutions: {size} is not a multiple of the patch's {patch}"
-            )
+    check_patches(name, resolutions, patch)
     family = elastic(
         Build(patch, head_size, dropout),
         name=name,
@@ -97,6 +93,15 @@ def vit(
     chosen = {"heads": list(heads), "depth": list(depth), "mlp": list(mlp)}
     sizes = {"patch": patch, "head_size": head_size, "dropout": dropout}
     return family.with_origin(chosen | sizes)
+
+
+def check_patches(name: str, resolutions: Sequence[int], patch: int) -> None:
+    """Refuses images that are not whole patches."""
+    for size in resolutions:
+        if size % patch:
+            raise InputError(
+                f"{name}: resolutions: {size} is not a multiple of the patch's {patch}"
+            )
 
 
 def mini(

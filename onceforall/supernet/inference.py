@@ -25,8 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from onceforall.families import Family, lending
-from onceforall.families.survey import changed, shapes_of
-from onceforall.space.genes import RESOLUTION
+from onceforall.families.survey import Shapes, changed, shapes_of
+from onceforall.space import Arch
+from onceforall.space.genes import RESOLUTION, Value
 
 UNCHANGED = 1e-9  # largest difference of a proof, as a share of the output's size
 CHANGED = 1e-6  # least difference when a part of a group is permuted alone
@@ -75,18 +76,33 @@ def sizes(family: Family, group: Group, formed: Mapping[str, int]) -> set[int]:
     """How many pieces of a group the networks have that are made of the largest choices, so many
     of each kind as are in use."""
     space = family.space
-    kinds = {g.kind: g.values for g in space.genes if g.name != RESOLUTION}
-    open_ = {k: kinds[k][-n:] for k, n in formed.items() if k in kinds and n > 1}
     axis = group.axes[0]
-    unit = shapes_of(family.blank(space.largest()))[axis.tensor][axis.dim] // group.pieces
+
+    def size(**values: Value) -> int | None:
+        shape = _shapes(family, changed(space, **values)).get(axis.tensor)
+        return None if shape is None else shape[axis.dim]
+
+    whole = size()
+    assert whole is not None  # the largest network has every axis
+    kinds = {g.kind: g.values[-formed.get(g.kind, 1) :] for g in space.genes}
+    resizing = {  # only these are combined: a space may have many kinds
+        kind: values
+        for kind, values in kinds.items()
+        if kind != RESOLUTION and any(size(**{kind: v}) not in (whole, None) for v in values)
+    }
+    unit = whole // group.pieces
     found = set()
-    for values in itertools.product(*open_.values()):
-        arch = changed(space, **dict(zip(open_, values, strict=True)))
-        shape = shapes_of(family.blank(arch)).get(axis.tensor)
-        if shape is not None:  # otherwise absent at that depth
-            whole, rest = divmod(shape[axis.dim], unit)
-            found |= {whole, whole + 1} if rest else {whole}  # a piece in part is a band of its own
+    for values in itertools.product(*resizing.values()):
+        here = size(**dict(zip(resizing, values, strict=True)))
+        if here is not None:  # otherwise absent at that depth
+            pieces, rest = divmod(here, unit)
+            found |= {pieces, pieces + 1} if rest else {pieces}  # one in part is its own band
     return found
+
+
+@lru_cache(maxsize=256)
+def _shapes(family: Family, arch: Arch) -> Shapes:
+    return shapes_of(family.blank(arch))
 
 
 @lru_cache(maxsize=16)
