@@ -38,12 +38,12 @@ from onceforall.progress import say, track
 from onceforall.space import Arch
 from onceforall.supernet import (
     SuperNet,
-    accuracy,
     calibrate,
     calibrated,
     load_network,
     placing,
     save_network,
+    score,
     unlabelled_batches,
 )
 from onceforall.supernet.scoring import CALIBRATION_IMAGES
@@ -82,7 +82,7 @@ def main() -> None:
             command.add_argument("--factor", type=float, required=True, help="of learning rates")
             command.add_argument("--lr", type=float, required=True, help="of lone networks")
     given = parser.parse_args()
-    {"tune": tune, "train": train, "score": score}[given.command](given)
+    {"tune": tune, "train": train, "score": score_all}[given.command](given)
 
 
 # --- the two sides
@@ -212,7 +212,7 @@ def train(given: argparse.Namespace) -> None:
                 save_network(path, alone, family, arch, facts)
 
 
-def score(given: argparse.Namespace) -> None:
+def score_all(given: argparse.Namespace) -> None:
     """Every network in OUT on the test images, once; a table for each length."""
     rows = []
     for shared in sorted(given.out.glob("x*/seed*/shared-*.safetensors")):
@@ -262,7 +262,7 @@ def _half_width(values: Sequence[float]) -> float:
 
 
 def _scored(network: nn.Module, arch: Arch, images: Images) -> float:
-    return accuracy(network, arch.resolution, images).top1
+    return score(network, arch.resolution, images).value
 
 
 def _note(out: Path, row: Row) -> None:

@@ -41,7 +41,6 @@ from onceforall.interop import starting_weights
 from onceforall.progress import Bar, bar, say
 from onceforall.supernet import (
     SuperNet,
-    accuracy,
     calibrated,
     checkpoint,
     load_exactly,
@@ -49,6 +48,7 @@ from onceforall.supernet import (
     placing,
     save_network,
     save_supernet,
+    score,
     start,
 )
 from onceforall.training.curricula import Curriculum, Phase, curriculum
@@ -435,8 +435,8 @@ class _Run:
             ("smallest", phase.space.smallest()),
         ):
             network = calibrated(self.supernet, arch, self.data)
-            found = accuracy(network, arch.resolution, self.data.validation, CHECKED_IMAGES)
-            line[f"top1_{name}"] = round(found.top1, 3)
+            found = score(network, arch.resolution, self.data.validation, limit=CHECKED_IMAGES)
+            line[f"top1_{name}"] = round(found.value, 3)
         self._write(line)
         say(
             f"{phase.name}: step {self.step} of {self.curriculum.steps}, validation top-1"
