@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class FileImages:
     """
 
     paths: Sequence[Path]
-    labels: Tensor | Sequence[int]  # (N,), or (N, ...) of whatever the task has
+    labels: Any  # a tensor, or made one: (N,), or (N, ...) of whatever the task has
     normalisation: Normalisation
     channels: int = 3
     augmentation: str = "none"
@@ -55,7 +56,7 @@ class FileImages:
     is_held = False
 
     def __post_init__(self) -> None:
-        self.labels: Tensor = label_tensor(self.labels)
+        self.labels = label_tensor(self.labels)
         self.items: Items = items_of(self.paths)
         self.paths = self.items
 
@@ -64,8 +65,8 @@ class FileImages:
 
     def subset(self, indices: Sequence[int]) -> FileImages:
         rows = list(indices)
-        fresh = {"unreadable": [], "decoded": Decoded()}
-        return replace(self, paths=self.items.take(rows), labels=self.labels[rows], **fresh)
+        paths, labels = self.items.take(rows), self.labels[rows]
+        return replace(self, paths=paths, labels=labels, unreadable=[], decoded=Decoded())
 
     def prepared(
         self, largest: int, device: torch.device | None = None, held: bool | None = None

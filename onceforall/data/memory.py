@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class MemoryImages:
     """
 
     pixels: Tensor
-    labels: Tensor | Sequence[int]  # (N,), or (N, ...) of whatever the task has
+    labels: Any  # a tensor, or made one: (N,), or (N, ...) of whatever the task has
     normalisation: Normalisation
     augmentation: str = "none"
     unreadable: list[Path] = field(default_factory=list)  # files that are not among them
@@ -40,7 +41,7 @@ class MemoryImages:
     is_held = True
 
     def __post_init__(self) -> None:
-        self.labels: Tensor = label_tensor(self.labels)
+        self.labels = label_tensor(self.labels)
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -186,7 +186,7 @@ def index_of(shard: Path) -> Index:
         if str(held["state"]) == state:
             return Index(_names(held, "names"), _names(held, "labels"), held["places"])
     index = _scan(shard)
-    arrays = {
+    arrays: dict[str, Any] = {
         "state": np.array(state),
         "places": index.places,
         "names": index.names.bytes.numpy(),
@@ -209,7 +209,7 @@ def _scan(shard: Path) -> Index:
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # of which it would keep all
+                tar.members = []  # type: ignore[attr-defined]  # of which it would keep all
                 key, kind = _key(member.name)
                 if not member.isfile() or key is None:
                     continue
