@@ -32,7 +32,8 @@ class Boxes:
 def sampled(size: Tensor, parts: Augmentation, generator: torch.Generator) -> Boxes:
     """Boxes in images of (N, 2) heights and widths: random parts, or the centre square, moved."""
     short = size.amin(1, keepdim=True).expand(-1, 2)
-    middle = Boxes((size - short) // 2, short, torch.zeros_like(size))
+    start = ((size - short) / 2).round().long()  # as torchvision's centre crop
+    middle = Boxes(start, short, torch.zeros_like(size))
     if parts.crop:
         return _areas(size, middle, generator)
     if parts.shift:

@@ -24,7 +24,7 @@ from onceforall.data.boxes import Boxes, resampled_singly, resampled_together, s
 from onceforall.data.decoding import CROP, resized_side
 from onceforall.data.files import FileImages
 from onceforall.data.free import SHARE, free_bytes
-from onceforall.data.reading import loaded, reduced_images
+from onceforall.data.reading import CHUNK, loaded, reduced_images
 from onceforall.data.sizes import sizes
 from onceforall.errors import InputError, choices
 from onceforall.progress import say, track
@@ -91,8 +91,9 @@ def _hold(files: FileImages, side: int) -> HeldImages:
     shapes: list[tuple[int, int]] = []
     rows: list[int] = []
     chunks = reduced_images(files, side)
-    with_bar = track(chunks, "decoding images")
-    for flat, found, chunk_rows, failed in with_bar:
+    for flat, found, chunk_rows, failed in track(
+        chunks, "decoding images", -(-len(files) // CHUNK)
+    ):
         files.note(failed)
         parts.append(flat.clone())  # out of the memory that is shared with a worker
         shapes += found
