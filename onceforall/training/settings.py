@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from onceforall.data import Source
+from onceforall.data import BALANCES, HOLDS, Source
 from onceforall.errors import InputError, choices
 from onceforall.files import read_text
 from onceforall.supernet.tasks import CLASSIFICATION
@@ -243,6 +243,10 @@ class Settings:
             _check("data: mean", mean, least=-LARGEST, most=LARGEST)
         for std in self.data.std or ():
             _check("data: std", std, above=0, most=LARGEST)
+        if self.data.hold not in HOLDS:
+            raise InputError(f"data: hold: {self.data.hold!r}; there are {choices(HOLDS)}")
+        if self.data.balance not in BALANCES:
+            raise InputError(f"data: balance: {self.data.balance!r}; there are {choices(BALANCES)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `settings_from_dict` reads it."""
