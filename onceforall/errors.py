@@ -12,6 +12,14 @@ class InputError(ValueError):
     """A mistake in what was given: the message names what, where, and what would be right."""
 
 
+class SharedError(InputError):
+    """One that all processes of a run raise alike, so that the first one alone says it."""
+
+
+class Lost(Exception):  # noqa: N818  (not this process's error)
+    """Another process of this run is gone, which said why if it could."""
+
+
 class MissingExtraError(InputError):
     """An optional dependency is not installed."""
 

@@ -69,10 +69,12 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bo
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
+def remove_leftovers(folder: Path, name: str | None = None, *, alone: bool = False) -> None:
     """Removes from a folder what `write_atomically` had begun when its process was killed: of the
     file `name`, or of all files. A writer that lives holds a lock, so its work is left alone; so
-    is all where the file system or the platform has no locks."""
+    is all where the file system or the platform has no locks. `alone`: nobody else writes there, so
+    that what has no lock was left by one that was killed before it had it, or while it cleared up.
+    """
     if fcntl is None:
         return
     for lock in folder.glob(f".{'*' if name is None else glob.escape(name)}.*/{_LOCK}"):
@@ -83,6 +85,9 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
                 shutil.rmtree(lock.parent)
             finally:
                 os.close(handle)
+    for left in folder.glob(".*.????????") if alone else ():
+        if left.is_dir() and not (left / _LOCK).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _working_folder(path: Path) -> tuple[Path, int]:

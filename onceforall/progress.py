@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -82,5 +82,6 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def say(text: str) -> None:
-    """One line about the work, to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line about the work, to stderr; a full disk or a terminal that is gone costs the line."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

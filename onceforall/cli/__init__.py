@@ -2,7 +2,8 @@
 
 Each file here holds the commands of one subject. Heavy imports stay inside the
 commands, so that `--help` is quick. `main` turns errors into one line and a status: 2
-for a mistake of the user's, 1 for a failure, 130 for Ctrl-C.
+for a mistake of the user's, 1 for a failure, 130 for Ctrl-C. Of several processes on one run
+(`torchrun`) the first says what all of them know; what one alone knows, that one says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 
 import typer
 
-from onceforall.errors import InputError, Stopped
+from onceforall.errors import InputError, Lost, SharedError, Stopped
 
 app = typer.Typer(
     name="onceforall",
@@ -55,11 +56,13 @@ def main() -> None:
     """The `onceforall` command."""
     try:
         if app(standalone_mode=False) == STOPPED:  # what typer makes of Ctrl-C
-            _fail("stopped", STOPPED)
+            _fail("stopped", STOPPED, shared=True)
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(str(error), 2, shared=isinstance(error, SharedError))
     except Stopped as error:
-        _fail(str(error), STOPPED)
+        _fail(str(error), STOPPED, shared=True)
+    except Lost:
+        sys.exit(1)
     except Exception as error:
         if hasattr(error, "format_message"):  # a mistake in the arguments, found by typer
             _refuse(error.format_message(), "NoArgs" in type(error).__name__)
@@ -74,9 +77,11 @@ def _refuse(message: str, is_help: bool) -> None:
     if is_help:
         print(message, file=sys.stderr)
         sys.exit(2)
-    _fail(message, 2)
+    _fail(message, 2, shared=True)
 
 
-def _fail(message: str, status: int) -> None:
-    print("onceforall: " + " ".join(message.split()), file=sys.stderr)
+def _fail(message: str, status: int, shared: bool = False) -> None:
+    """One line on stderr, and the end; what all processes of a run say, the first says."""
+    if not shared or os.environ.get("RANK", "0") == "0":
+        print("onceforall: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(status)

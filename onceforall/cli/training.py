@@ -84,3 +84,4 @@ def train(
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}
         emit({**result, **done.metrics}, as_json)
+    ranks.leave()

@@ -6,12 +6,14 @@ Knows a folder and a `State`, no networks.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from onceforall.errors import InputError
 from onceforall.progress import say
 from onceforall.supernet import checkpoint
+from onceforall.training import guards
 from onceforall.training.state import State
 
 FOLDER = "checkpoints"
@@ -26,32 +28,39 @@ def path_of(run: Path, step: int) -> Path:
 def found(run: Path) -> list[Path]:
     """Those that are there, the newest first."""
     steps = [p for p in (run / FOLDER).glob("step-*.safetensors") if re.search(r"-\d+\.", p.name)]
-    newest = sorted(steps, key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
-    return newest + [p for p in [run / EARLIER] if p.exists()]
+    return sorted(steps, key=_step, reverse=True) + [p for p in [run / EARLIER] if p.exists()]
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
 
 
 def save(run: Path, state: State, facts: dict[str, Any], keep: int) -> None:
-    """Writes one, then removes all but the newest `keep`.
+    """Writes one, then removes all but the newest `keep`, and those of later steps, which are what
+    this run did not go on from: they are damaged.
 
     Raises:
         InputError: it cannot be written; the earlier ones are left as they were.
     """
     tensors, own = state.flatten()
     path = path_of(run, state.step)
-    try:
+    with guards.written(path, kept(run)):
         checkpoint.save(path, KIND, tensors, {**facts, **own}, overwrite=True)
-    except OSError as error:
-        before = next((p for p in found(run) if p != path), None)
-        kept = f"{before.relative_to(run)} is kept" if before else "there is none before it"
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"{path}: the checkpoint cannot be written: {reason}; {kept}. Make room, then --resume"
-        ) from None
-    for old in found(run)[max(1, keep) :]:
+    every = found(run)
+    at = every.index(path)
+    for old in every[:at] + every[at + max(1, keep) :]:
         old.unlink(missing_ok=True)
 
 
-def newest(run: Path) -> tuple[Path, checkpoint.Checkpoint] | None:
+def kept(run: Path) -> str:
+    """What there is to go on from, as a part of a sentence."""
+    last = next(iter(found(run)), None)
+    return f"{last.relative_to(run)} is kept; " if last else ""
+
+
+def newest(
+    run: Path, note: Callable[[str], None] = say
+) -> tuple[Path, checkpoint.Checkpoint] | None:
     """The newest one that is whole; damaged ones are named. None: there are none.
 
     Raises:
@@ -65,8 +74,9 @@ def newest(run: Path) -> tuple[Path, checkpoint.Checkpoint] | None:
             errors.append(str(error))
             continue
         for text in errors:
-            say(f"{text}; {path.relative_to(run)} is used in its place")
+            note(f"{text}; {path.relative_to(run)} is used in its place")
         return path, read
     if errors:
-        raise InputError(errors[0])
+        others = f"; nor is another of the {len(errors)} checkpoints whole" if errors[1:] else ""
+        raise InputError(f"{errors[0]}{others}; a new run needs another folder")
     return None

@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 from onceforall.data import CONTENTS, Data, changes_since
 from onceforall.errors import InputError, choices
 from onceforall.files import read_json, remove_leftovers, write_atomically, write_json
-from onceforall.training import checkpoints
+from onceforall.supernet import checkpoint
+from onceforall.training import checkpoints, guards
 from onceforall.training.ranks import Group
 from onceforall.training.settings import Settings, settings_from_dict
 
@@ -110,13 +111,14 @@ def prepare(run: Path, settings: Settings, data: Data, group: Group) -> None:
     group.wait()  # all have looked at it
     if not group.first:
         return
-    remove_leftovers(run)
-    remove_leftovers(run / "checkpoints")
+    for inside in (run, run / checkpoints.FOLDER):
+        remove_leftovers(inside, alone=True)
     path = run / SETTINGS
     if path.exists():
         return
-    write_json(run / CONTENTS, data.contents, overwrite=True)
-    write_json(path, settings.to_dict())
+    with guards.written(path):
+        write_json(run / CONTENTS, data.contents, overwrite=True)
+        write_json(path, settings.to_dict())
 
 
 def _refuse_changes(before: Settings, now: Settings, path: Path, free: Sequence[str]) -> None:
@@ -131,6 +133,14 @@ def _refuse_changes(before: Settings, now: Settings, path: Path, free: Sequence[
             )
 
 
+def alike(settings: Settings, data: Data) -> dict[str, Any]:
+    """What must be the same in all processes of a run, by name: its settings and its images."""
+    found = {k: v for k, v in _flat(settings.to_dict()).items() if k not in (*FREE, "data.name")}
+    for part in ("train", "validation"):
+        found |= {f"{part} images of class {k}": v for k, v in data.contents[part].items()}
+    return found
+
+
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     """Plain data by the names that the command line has for it, such as `phases.0.lr`."""
     inside = value.items() if isinstance(value, dict) else enumerate(value)
@@ -142,8 +152,14 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Whole or not at all."""
-    write_atomically(target, lambda p: _copy(source, p), overwrite=True)
+    """Whole or not at all.
+
+    Raises:
+        InputError: it is damaged, or there is no room.
+    """
+    checkpoint.load(source, checkpoint.describe(source)["kind"])
+    with guards.written(target):
+        write_atomically(target, lambda p: _copy(source, p), overwrite=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from onceforall.progress import say
 from onceforall.space import Arch
 from onceforall.supernet import (
     SuperNet,
+    checkpoint,
     load_exactly,
     load_network,
     save_network,
@@ -28,7 +29,7 @@ from onceforall.supernet import (
     start,
     tasks,
 )
-from onceforall.training import checkpoints, folder, validation
+from onceforall.training import checkpoints, folder, guards, validation
 from onceforall.training.alone import Alone
 from onceforall.training.curricula import Curriculum, Phase, curriculum
 from onceforall.training.dropping import dropping
@@ -42,7 +43,8 @@ from onceforall.training.seeds import seed_of
 from onceforall.training.settings import Settings
 from onceforall.training.state import MODEL, State
 
-FACTS = ("best", "held")  # of the state's own: the best score so far, whether photos are held
+# Of the state's own: the best score so far, whether photos are held, whether there is a teacher.
+FACTS = ("best", "held", "taught")
 Teacher = Callable[[Tensor], Tensor]  # (N, C, R, R) images -> outputs
 
 
@@ -59,6 +61,8 @@ class Job:
         """
         self.folder, self.settings, self.data, self.group = run, settings, data, group
         self.task = tasks.get(settings.task)
+        if self.task is tasks.CLASSIFICATION:
+            guards.refuse_labels(data)
         self.family: Family = alone.family if alone else family_of(settings, data)
         self.seed("build")  # for layers that draw their weights themselves
         generator = torch.Generator().manual_seed(settings.seed)
@@ -251,7 +255,8 @@ class Job:
         Raises:
             InputError: it is of another family or another number of processes, or none is whole.
         """
-        found = checkpoints.newest(self.folder)
+        note = say if self.group.first else lambda text: None
+        found = checkpoints.newest(self.folder, note)
         if found is not None:
             path, read = found
             self._check_checkpoint(path, read.facts)
@@ -270,10 +275,22 @@ class Job:
         path = self.folder / folder.TEACHER
         if path.exists():
             self.teacher = self._frozen(load_network(path)[0])
+        elif self.state.facts.get("taught"):
+            raise InputError(f"{path}: is missing, and the run's other networks learn from it")
+        self._check_best()
         self.feed = self._feed()
         self.log = Log(self.folder, self.settings.tensorboard and self.group.first)
         if self.group.first:
             self.log.cut(self.state.step)
+
+    def _check_best(self) -> None:
+        """The best weights are what the run ends with."""
+        path = self.folder / folder.BEST
+        if "best" in self.state.facts:
+            try:
+                checkpoint.load(path, checkpoint.describe(path)["kind"])
+            except InputError as error:
+                raise InputError(f"{error}; a new run needs another folder") from None
 
     def _feed(self) -> Feed:
         """The batches of this run. Photos are held in memory as it was decided when it began, as a
@@ -309,10 +326,18 @@ class Job:
             )
 
     def save(self) -> None:
-        """A checkpoint to resume from."""
-        if self.group.first:
+        """A checkpoint to resume from, unless there are weights beyond all numbers by now."""
+        if self.group.first and all(p.isfinite().all() for p in self.student.parameters()):
             facts = {"family": self.family.name, "processes": self.group.size}
             checkpoints.save(self.folder, self.state, facts, self.settings.checkpoints)
+
+    def has_result(self) -> bool:
+        """Whether the result is there, whole."""
+        path = self.folder / folder.SUPERNET
+        try:
+            return bool(checkpoint.load(path, checkpoint.describe(path)["kind"]))
+        except InputError:
+            return False
 
     def finish(self) -> None:
         """Writes the result."""
@@ -328,16 +353,18 @@ class Job:
 
     def _save_result(self, path: Path) -> None:
         facts = {"data": self.data.facts(), "training": self.settings.to_dict()}
-        with self.state.averaged():
+        with guards.written(path, checkpoints.kept(self.folder)), self.state.averaged():
             if isinstance(self.student, Alone):
                 self.student.save(path, facts, overwrite=True)
             else:
                 save_supernet(path, self.student, facts, overwrite=True)
 
     def save_teacher(self) -> None:
+        self.state.facts["taught"] = True
         if self.group.first and self.teacher is not None:
             path, largest = self.folder / folder.TEACHER, self.family.space.largest()
-            save_network(path, self.teacher, self.family, largest, {}, overwrite=True)
+            with guards.written(path, checkpoints.kept(self.folder)):
+                save_network(path, self.teacher, self.family, largest, {}, overwrite=True)
 
     def _frozen(self, network: nn.Module) -> nn.Module:
         """A teacher: it normalises by the batch, as the networks it teaches do, and drops nothing

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from onceforall.errors import MissingExtraError
+from onceforall.files import write_text
+from onceforall.progress import say
 from onceforall.supernet.tasks import Metric
+from onceforall.training import guards
 
 METRICS = "metrics.jsonl"  # in a run's folder
 KEPT = 0.95  # of a running mean, from step to step
@@ -52,8 +55,9 @@ class Meter:
         if self.loss is None or self.sums is None:
             self.loss, self.sums = loss.clone(), sums.clone()
             self.in_a_row, self.skipped = self.in_a_row.to(loss), self.skipped.to(loss)
-        good = ~bad
-        self.loss = torch.where(good, KEPT * self.loss + (1 - KEPT) * loss, self.loss)
+        mean = KEPT * self.loss + (1 - KEPT) * loss
+        mean = torch.where(self.loss.isfinite(), mean, loss)
+        self.loss = torch.where(bad, self.loss, mean)
         self.sums = KEPT * self.sums + sums
         self.in_a_row = (self.in_a_row + 1) * bad
         self.skipped = self.skipped + bad
@@ -67,44 +71,72 @@ class Meter:
         now = time.monotonic()
         speed = self.images / max(1e-9, now - self.since)
         self.images, self.since = 0, now
-        self.skipped = self.skipped * 0
+        self.skips()
         value = self.metric.values(self.sums.cpu())[self.metric.name]
         return Reading(numbers[0], value, int(numbers[1]), int(numbers[2]), speed)
 
 
+    def skips(self) -> int:
+        """Steps that were passed over since the last time. Waits for the device."""
+        found, self.skipped = int(self.skipped), self.skipped * 0
+        return found
+
+
 class Log:
-    """The file of metrics, and what else shows them."""
+    """The file of metrics, and what else shows them. A full disk costs lines, no run."""
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self.path = folder / METRICS
         self.latest: dict[str, Any] = {}
+        self.failed = False
         self.board: Any = _board(folder) if tensorboard else None
 
     def write(self, line: Mapping[str, Any]) -> None:
         self.latest = {**self.latest, **line}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.board is not None:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name != "step":
-                    self.board.add_scalar(name, value, line["step"])
+        text = json.dumps(line) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if self.failed else "") + text)
+            if self.board is not None:
+                for name, value in line.items():
+                    if isinstance(value, int | float) and name != "step":
+                        self.board.add_scalar(name, value, line["step"])
+            self.failed = False
+        except OSError as error:
+            if not self.failed:
+                say(f"{self.path}: cannot be written: {error.strerror}; lines are lost, no steps")
+            self.failed = True
 
     def cut(self, step: int) -> None:
-        """Drops lines of steps that are taken again, and one that a crash cut short."""
+        """Drops lines of steps that are taken again, and what a crash cut short or damaged.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         if not self.path.exists():
             return
-        kept = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):
-                line = json.loads(text)
-                if line["step"] <= step:
-                    kept.append(text + "\n")
-                    self.latest = {**self.latest, **line}
-        self.path.write_text("".join(kept), encoding="utf-8")
+        before, kept = self.path.read_text(encoding="utf-8", errors="replace"), ""
+        for text in before.splitlines():
+            line = _parsed(text)
+            if line is not None and line["step"] <= step:
+                kept += text + "\n"
+                self.latest = {**self.latest, **line}
+        if kept != before:
+            with guards.written(self.path):
+                write_text(self.path, kept, overwrite=True)
 
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line of metrics; None: it is none."""
+    with suppress(ValueError, RecursionError):
+        line = json.loads(text)
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            return line
+    return None
 
 
 def _board(folder: Path) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onceforall import __version__
 from onceforall.data import Data
 from onceforall.errors import Stopped
 from onceforall.progress import Bar, bar, say
@@ -26,6 +27,7 @@ from onceforall.training.curricula import Phase
 from onceforall.training.feed import Batch
 from onceforall.training.guards import (
     IN_A_ROW,
+    IN_A_ROW_LAST,
     IN_A_ROW_SCALED,
     interrupts,
     refuse_divergence,
@@ -69,7 +71,8 @@ def train(
     """
     group = group or Group()
     resume = resume or (restarted() and (run / folder.SETTINGS).exists())
-    group.agree({"settings": settings.to_dict(), "torch": torch.__version__})
+    versions = {"torch": torch.__version__, "onceforall": __version__}
+    group.agree({**folder.alike(settings, data), **versions})
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), _numbers(settings):
         group.together(lambda: folder.check(run, settings, data, resume))
@@ -77,10 +80,11 @@ def train(
         group.together(lambda: folder.make(run, group))
         with folder.locked(run, group):
             group.together(lambda: folder.check(run, settings, data, resume))
-            folder.prepare(run, settings, data, group)
+            group.together(lambda: folder.prepare(run, settings, data, group))
             if about and group.first:
                 say(about)
             group.together(job.load)
+            group.agree({"the step to go on from": job.state.step})
             return steps(job)
 
 
@@ -89,7 +93,7 @@ def steps(job: Job) -> Outcome:
     state, settings, group, total = job.state, job.settings, job.group, job.curriculum.steps
     if state.step == 0 and job.teacher is not None:
         job.save_teacher()
-    if state.step == total and (job.folder / folder.SUPERNET).exists():
+    if state.step == total and group.any(group.first and job.has_result()):
         if group.first:
             say(f"{job.folder}: trained to its end already, {total} steps; nothing to do")
         return Outcome(job.folder, state.step, state.seconds, job.log.latest)
@@ -122,10 +126,12 @@ def steps(job: Job) -> Outcome:
             now = time.monotonic()
             if stop or ended or now - saved > settings.checkpoint_seconds:
                 state.seconds, since = state.seconds + now - since, now
-                if not meter.in_a_row:  # else the weights may be past help; the earlier one is kept
+                if ended or not meter.in_a_row:  # else the weights may be past help
+                    state.skipped += meter.skips()
                     job.save()
                 saved = time.monotonic()
             if stop:
+                group.wait()  # until the first has written it: one that ends may end the others
                 raise Stopped(f"stopped after step {state.step} of {total}; --resume goes on")
     job.finish()
     return Outcome(job.folder, state.step, state.seconds, job.log.latest)
@@ -166,9 +172,10 @@ def train_step(job: Job, phase: Phase, k: int, batch: Batch) -> tuple[Tensor, Te
 
 def _refuse_divergence(job: Job, phase: Phase, reading: Reading, ended: bool) -> None:
     most = IN_A_ROW if job.state.scaler is None else IN_A_ROW_SCALED
-    last = next(iter(checkpoints.found(job.folder)), None)
-    kept = f"Kept: {last.relative_to(job.folder)}" if last else ""
-    refuse_divergence(phase.name, job.state.step, reading.in_a_row, 1 if ended else most, kept)
+    if ended:
+        most = min(most, IN_A_ROW_LAST)
+    kept = checkpoints.kept(job.folder).rstrip("; ")
+    refuse_divergence(phase.name, job.state.step, reading.in_a_row, most, kept)
 
 
 def _note(job: Job, phase: Phase, reading: Reading) -> str:

@@ -8,7 +8,8 @@ so all of them step alike. Knows no networks, only tensors.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,11 +17,27 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, Lost, SharedError
 
 T = TypeVar("T")
 BUCKET_BYTES = 25 * 2**20  # of gradients that are sent together
 PATIENCE = timedelta(minutes=30)  # that a process waits for the others
+GONE = ("closed by peer", "reset by peer", "roken pipe", "failed to recv", "process exited")
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """While the block sends to other processes, or waits for them.
+
+    Raises:
+        Lost: one of them is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if any(words in str(error) for words in GONE):
+            raise Lost("another process of this run is gone") from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,8 @@ class Group:
 
         for tensor in tensors:
             sent = tensor.detach().contiguous()
-            dist.broadcast(sent, 0)
+            with reaching():
+                dist.broadcast(sent, 0)
             tensor.detach().copy_(sent)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -58,7 +76,8 @@ class Group:
         import torch.distributed as dist
 
         total = tensor.detach().to(self.device, copy=True)
-        dist.all_reduce(total)
+        with reaching():
+            dist.all_reduce(total)
         return total
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -72,7 +91,8 @@ class Group:
         import torch.distributed as dist
 
         shared = torch.tensor(int(flag))  # on the CPU: no wait for a GPU
-        dist.all_reduce(shared)
+        with reaching():
+            dist.all_reduce(shared)
         return bool(shared)
 
     def wait(self) -> None:
@@ -80,25 +100,28 @@ class Group:
         if self.size > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            with reaching():
+                dist.barrier()
 
     def together(self, work: Callable[[], T]) -> T:
         """Does something in every process; where it fails in any, all raise the error of the first
         that it failed in, so that none is left waiting.
 
         Raises:
-            InputError: as `work`, in all processes.
+            SharedError: as `work`, in all processes.
         """
         if self.size == 1:
             return work()
-        error: InputError | None = None
+        error: str | None = None
         try:
             found = work()
-        except InputError as raised:
-            error = raised
-        first = next((text for text in self.gather(error and str(error)) if text), None)
-        if first is not None:
-            raise InputError(first)
+        except (InputError, OSError) as raised:
+            error = str(raised)
+        every = self.gather(error)
+        for rank, text in enumerate(every):
+            if text is not None:
+                where = f" (in process {rank})" if None in every else ""
+                raise SharedError(f"{text}{where}")
         return found
 
     def gather(self, value: T) -> list[T]:
@@ -108,21 +131,22 @@ class Group:
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        with reaching():
+            dist.all_gather_object(found, value)
         return found
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Refuses processes that were started with other settings or versions.
 
         Raises:
-            InputError: in all processes; names the first that differs, and both values.
+            SharedError: in all processes; names the first that differs, and both values.
         """
         every = self.gather(dict(facts))
         for rank, other in enumerate(every):
-            for name in {*every[0], *other}:
+            for name in sorted({*every[0], *other}):
                 mine, its = every[0].get(name), other.get(name)
                 if mine != its:
-                    raise InputError(
+                    raise SharedError(
                         f"{name}: {mine!r} in process 0, {its!r} in process {rank}; all processes"
                         " of a run are started alike"
                     )
@@ -181,7 +205,8 @@ class GradientMeans:
             waiting.clear()
         self._send()
         for gradients, flat, work in self._sent:
-            work.wait()
+            with reaching():
+                work.wait()
             flat /= self.group.size
             parts = flat.split([g.numel() for g in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
@@ -206,7 +231,8 @@ class GradientMeans:
             gradients = [p.grad for p in bucket if p.grad is not None]
             empty = torch.empty(0, device=self.group.device)
             flat = torch.cat([g.reshape(-1) for g in gradients]) if gradients else empty
-            work = dist.all_reduce(flat, async_op=True)
+            with reaching():
+                work = dist.all_reduce(flat, async_op=True)
             self._sent.append((gradients, flat, work))
 
 
@@ -217,13 +243,25 @@ def join() -> Group:
         return Group(device=torch.device("cuda" if cuda else "cpu"))
     import torch.distributed as dist
 
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    device = torch.device("cpu")
     if cuda:
+        here, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if here >= there:
+            raise InputError(f"process {here} of this machine: it has {there} GPUs, one a process")
+        device = torch.device("cuda", here)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # Plain data and flags go by gloo, which does not wait for the GPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     return Group(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave() -> None:
+    """The last that a process of a group does, where all have come to their end."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def restarted() -> bool:
