@@ -70,7 +70,7 @@ def train(
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
     """
     group = group or Group()
-    resume = resume or (restarted() and (run / folder.SETTINGS).exists())
+    resume = resume or (group.any(restarted()) and (run / folder.SETTINGS).exists())
     versions = {"torch": torch.__version__, "onceforall": __version__}
     group.agree({**folder.alike(settings, data), **versions})
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []

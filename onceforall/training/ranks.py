@@ -252,8 +252,25 @@ def join() -> Group:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # Plain data and flags go by gloo, which does not wait for the GPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        backends = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backends, timeout=PATIENCE, **_meeting_place())
     return Group(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _meeting_place() -> dict[str, Any]:
+    """Where processes of one machine find each other after `torchrun` has restarted them: in its
+    store, which still has the addresses of those that are gone (PyTorch's issue 135712), a part of
+    their own. Machines count restarts each by itself, so of several it is as PyTorch has it."""
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not (restarted() and shared and os.environ.get("GROUP_WORLD_SIZE") == "1"):
+        return {}
+    import torch.distributed as dist
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(address, port, size, is_master=False, timeout=PATIENCE)
+    part = f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return {"store": dist.PrefixStore(part, store), "rank": rank, "world_size": size}
 
 
 def leave() -> None:
