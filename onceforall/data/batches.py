@@ -33,12 +33,7 @@ class Images(Protocol):
 
     labels: Tensor  # (N,) classes, or (N, ...) of whatever the task has
     unreadable: list[Path]  # files that were found damaged so far, and left out
-    is_held: bool  # as bytes in memory
-
-    @property
-    def is_held(self) -> bool:
-        """Whether training sees bytes held in memory, not files."""
-        ...
+    is_held: bool  # in memory, as bytes that training sees
 
     def __len__(self) -> int: ...
 
