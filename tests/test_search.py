@@ -193,7 +193,7 @@ def test_settings_that_make_no_sense():
 
 
 def test_the_additive_model_is_a_table(everything):
-    """A table that does not depend on the resolution is learnt exactly."""
+    """A table that does not depend on the resolution is fitted exactly."""
     gain = Table.build(SPACE, lambda p: noise(5)(p._replace(resolution=0)), lambda r, w: r * 0.1)
     where = cells(SPACE)
     some = np.random.default_rng(0).permutation(everything)[:900]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onceforall.errors import InputError
 from onceforall.space import Population, Space, Table
 from onceforall.space.stages import block_gene
-from onceforall.space.tables import evaluate
+from onceforall.space.tables import values_of
 
 if TYPE_CHECKING:
     from onceforall.costs import Counted
@@ -53,7 +53,7 @@ def amounts(of: Sequence[Table | Counted], population: Population) -> Floats:
     """(quantities, n)"""
     tables = [each for each in of if isinstance(each, Table)]
     if len(tables) == len(of):
-        return evaluate(tables, population)
+        return values_of(tables, population)
     return np.stack([each(population) for each in of])
 
 

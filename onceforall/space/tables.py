@@ -140,7 +140,7 @@ class Table:
 
     def __call__(self, population: Population) -> Floats:
         """(n, genes) -> (n,)"""
-        return evaluate([self], population)[0]
+        return values_of([self], population)[0]
 
     def of(self, arch: Arch) -> float:
         """The value of one arch."""
@@ -291,7 +291,7 @@ class Table:
         return cls.from_dict(read_json(path), str(path))
 
 
-def evaluate(tables: Sequence[Table], population: Population) -> Floats:
+def values_of(tables: Sequence[Table], population: Population) -> Floats:
     """(tables, n): the values of all tables, which are of one space, in one pass.
 
     The positions of an arch's numbers are computed once for all tables of the same parts.
