@@ -1,11 +1,11 @@
 """Train one network once; take from it the best sub-network for each device and budget.
 
-    import onceforall
+import onceforall
 
-    family = onceforall.families.get("ofa_mbv3_w1.0")    # or onceforall.elastic(build, ...)
-    supernet = onceforall.SuperNet(family)
-    network = supernet.extract(family.space.smallest())  # an ordinary nn.Module
-    onceforall.search.search(family.space, objective, limits)
+family = onceforall.families.get("ofa_mbv3_w1.0")    # or onceforall.elastic(build, ...)
+supernet = onceforall.SuperNet(family)
+network = supernet.extract(family.space.smallest())  # an ordinary nn.Module
+onceforall.search.search(family.space, objective, limits)
 """
 
 from importlib import import_module
