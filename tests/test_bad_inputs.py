@@ -119,7 +119,7 @@ evaluate G/network.safetensors --data digits --estimator best | --estimator: 'be
 evaluate G/network.safetensors --data digits --batch 0       | --batch
 evaluate G/network.safetensors --data digits --limit 0       | --limit
 evaluate G/network.safetensors --data digits --on tpu        | on: 'tpu'
-evaluate G/network.safetensors --data digits --task boxes    | task: 'boxes' is not known; there are classification
+evaluate G/network.safetensors --data digits --task boxes    | task: 'boxes' is not known; there are
 evaluate G/network.safetensors --data digits --task no.py:it | task: no.py:it: no file no.py here
 evaluate G/network.safetensors --data digits --calibrate 9 --calibrate-data none | 'none'
 evaluate G/network.safetensors --data digits --workers -1    | --workers
