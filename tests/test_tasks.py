@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import run_onnx
 from onceforall.families import Family
-from onceforall.pipeline import Limits, Run, gather_evidence, specialize
+from onceforall.pipeline import Limits, Run, gather_evidence, open_run, runs, specialize
 from onceforall.records import read_jsonl
 from onceforall.space import Arch
 from onceforall.supernet import (
@@ -31,10 +32,12 @@ from onceforall.supernet import (
     calibrated,
     evaluate,
     load_network,
+    save_supernet,
     score,
     tasks,
 )
 from onceforall.testing import check_family
+from onceforall.training import load_settings
 
 CLASSES = 3
 PARTS = ("train", "validation", "test")
@@ -243,6 +246,29 @@ def test_tasks_are_found_by_name(tmp_path: Path, task: Task) -> None:
         with pytest.raises(InputError) as error:
             tasks.get(name)
         assert str(error.value).startswith(message)
+
+
+def test_a_run_says_what_it_was_trained_for(
+    file: Path, supernet: SuperNet, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever settings there are beside it."""
+    settings = load_settings("digits").to_dict()
+    real = runs.settings_from_dict
+    monkeypatch.setattr(
+        runs, "settings_from_dict", lambda data, where: real(without_task(data), where)
+    )
+    path = tmp_path / "supernet.safetensors"
+    for given, expected in (({}, CLASSIFICATION), ({"task": f"{file}:pixels"}, task)):
+        save_supernet(path, supernet, {"training": {**without_task(settings), **given}})
+        assert open_run(tmp_path).task == expected
+        path.unlink()
+    save_supernet(path, supernet, {"training": {**settings, "task": "boxes"}})
+    with pytest.raises(InputError, match=r"supernet.safetensors: task: 'boxes' is not known"):
+        open_run(tmp_path)
+
+
+def without_task(training: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in training.items() if k != "task"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
