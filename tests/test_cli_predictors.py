@@ -43,10 +43,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_fit_and_predict_accuracy(tmp_path: Path, file: Path) -> None:
     model, out = tmp_path / "a.npz", tmp_path / "out.csv"
-    told = run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
-    assert {"rmse", "mape", "kendall_tau", "n_train", "n_test"} <= set(told)
-    assert told["covariates"] == ["shard"]
-    assert told["rmse"] < 0.5
+    found = run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
+    assert {"rmse", "mape", "kendall_tau", "n_train", "n_test"} <= set(found)
+    assert found["covariates"] == ["shard"]
+    assert found["rmse"] < 0.5
     assert run("predict", model, file, "--out", out)["n"] == 60
     with out.open() as opened:
         rows = list(csv.DictReader(opened))
@@ -59,28 +59,28 @@ def test_fit_and_predict_accuracy(tmp_path: Path, file: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         run("predict", model, file, "--out", out)
     none = tmp_path / "none.npz"
-    told = run(
+    found = run(
         "fit", "accuracy", file, "--space", "mbv3_mini", "--out", none, "--covariates", "none"
     )
-    assert told["covariates"] == []
-    assert told["rmse"] > 0.5  # the levels are a point apart
+    assert found["covariates"] == []
+    assert found["rmse"] > 0.5  # the levels are a point apart
 
 
 def test_fit_latency_with_a_source(tmp_path: Path, file: Path) -> None:
     few = tmp_path / "few.csv"
     few.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
-    told = run(
+    found = run(
         *("fit", "latency", few, "--space", "mbv3_mini", "--out", tmp_path / "l.npz"),
         *("--source", f"{file}:other_ms"),
     )
-    assert told["sources"] == ["other_ms"]
-    assert told["n"] == 10
-    assert told["mape"] < 5
-    told = run(
+    assert found["sources"] == ["other_ms"]
+    assert found["n"] == 10
+    assert found["mape"] < 5
+    found = run(
         *("fit", "latency", file, "--space", "mbv3_mini", "--out", tmp_path / "m.npz"),
         *("--source", file, "--metric", "other_ms"),
     )
-    assert told["sources"] == ["top1", "latency_ms"]
+    assert found["sources"] == ["top1", "latency_ms"]
     assert run("predict", tmp_path / "l.npz", file, "--out", tmp_path / "o.csv")["n"] == 60
 
 
@@ -151,7 +151,7 @@ def test_devices_in_records_of_ours(tmp_path: Path) -> None:
     assert found["sources"] == ["latency_ms@gpu"]  # not what is fitted
 
 
-def test_no_archs_and_levels_that_were_not_learnt(tmp_path: Path, file: Path) -> None:
+def test_no_archs_and_levels_that_were_unknown_levels(tmp_path: Path, file: Path) -> None:
     model = tmp_path / "a.npz"
     run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
     lines = file.read_text().splitlines()
@@ -160,9 +160,9 @@ def test_no_archs_and_levels_that_were_not_learnt(tmp_path: Path, file: Path) ->
     assert run("predict", model, none, "--out", tmp_path / "0.csv")["n"] == 0
     records.write_csv(foreign, MINI, POPULATION[:3], {"shard": ["0", "9", ""]})
     records.write_csv(without, MINI, POPULATION[:3], {})
-    told = run("predict", model, foreign, "--out", tmp_path / "1.csv")
-    assert told["not_learnt"] == {"shard": ["9"]}
-    assert run("predict", model, without, "--out", tmp_path / "2.csv")["not_learnt"] == {}
+    found = run("predict", model, foreign, "--out", tmp_path / "1.csv")
+    assert found["unknown_levels"] == {"shard": ["9"]}
+    assert run("predict", model, without, "--out", tmp_path / "2.csv")["unknown_levels"] == {}
     found = []
     for name in ("1", "2"):
         with (tmp_path / f"{name}.csv").open() as opened:

@@ -458,5 +458,5 @@ def _text(rows: list[dict[str, Any]], data: dict[str, Any]) -> str:
     if data["checked_by"] is not None:
         text += f"\nchecked: what {data['checked_by']} says of the accuracy"
     if any(row["extrapolates"] for row in rows):
-        text += "\nsome of these lie outside what the predictor was shown: measure before relying"
+        text += "\nsome of these lie outside the range of the predictor's records: measure before relying"
     return text
