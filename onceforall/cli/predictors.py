@@ -74,7 +74,7 @@ def accuracy(
     device: Device = "",
     prior: Annotated[
         Path | None,
-        typer.Option(help="Another predictor whose output is one more feature.", show_default=False),
+        typer.Option(help="Another predictor; its output is one more feature.", show_default=False),
     ] = None,
     test_fraction: TestFraction = 0.2,
     seed: Seed = 0,
@@ -110,6 +110,7 @@ def accuracy(
             test_fraction=test_fraction,
             seed=seed,
         )
+    predictor.settings = _settings(space)
     _finish(predictor, out, labels, as_json, covariates=list(used))
 
 
@@ -150,6 +151,7 @@ def latency(
     sources = [s for text in source or () for s in _sources(text, known, records, metric, device)]
     with progress.busy(f"fitting {len(labels):,} records and {len(sources)} other devices"):
         predictor = predictors.fit_latency(labels, sources, test_fraction=test_fraction, seed=seed)
+    predictor.settings = _settings(space)
     drift = predictor.drift
     _finish(
         predictor,
@@ -222,7 +224,7 @@ def predict(
         f"{len(sheet.population):,} predictions of {model.metric} in {seconds:.2f} s: {out}"
         + (f"\n{beyond:,} archs lie outside the range of the training archs" if beyond else "")
         + "".join(
-            f"\n{name} {choices(levels)}: not in the training records, the average over {name} is predicted"
+            f"\n{name} {choices(levels)}: in no training record; the average is predicted"
             for name, levels in foreign.items()
             if levels
         ),
@@ -239,6 +241,14 @@ def _check_share(path: Path, labels: Labels) -> None:
 def _check(test_fraction: float) -> None:
     if not 0 < test_fraction < 1:
         raise InputError(f"--test-fraction: {test_fraction} is not between 0 and 1")
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """Of the family, where they are not its own."""
+    from onceforall.cli.nets import family_named
+    from onceforall.families.settings import changed
+
+    return changed(family_named(name))
 
 
 def _space(name: str) -> Space:

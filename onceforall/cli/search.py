@@ -13,8 +13,9 @@ from onceforall.cli.units import quantity
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from onceforall.families import Family
     from onceforall.predictors import Predictor
     from onceforall.search import Candidate, Limit, Objective, Result
     from onceforall.space import Arch, ResolutionError, Space
@@ -112,11 +113,11 @@ def search(
             wanted = ".csv" if pareto else ".json or .csv"
             raise InputError(f"--out: {out}: a name that ends in {wanted} was expected")
     typed = [_typed(text, pareto) for text in limit or ()]
-    searched = _searched(space, accuracy, resolutions)
+    of, searched = _searched(space, accuracy, resolutions)
     try:
         judge = _Judge(_loaded(accuracy, searched), risk)
         checker = _checker(judge, second, searched)
-        values = {wish.name: _value(wish, searched, space) for wish in typed}
+        values = {wish.name: _value(wish, searched, of) for wish in typed}
     except ResolutionError as error:
         named = [accuracy, second, *(wish.source for wish in typed)]
         raise InputError(f"{error}; {_offered(searched, error, named)}") from None
@@ -161,7 +162,7 @@ def search(
         "checked_by": None if checker is None else checker.name,
     }
     if out is not None:
-        _write(out, searched, [result.arch for result in found], rows)
+        _write(out, searched, of, [result.arch for result in found], rows)
         data["path"] = str(out)
     emit(data, as_json, _text(rows, data))
 
@@ -333,16 +334,36 @@ def _loaded(path: Path, space: Space) -> Predictor:
     return predictors.load(path, space)
 
 
-def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
+@dataclass(frozen=True)
+class _Origin:
+    """Where the searched archs come from: their family is made when it is asked for, because a
+    predictor can be of a family that is not here."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def family(self) -> Family:
+        from onceforall.cli.nets import family_named
+
+        if not self.settings:
+            return family_named(self.name)
+        from onceforall.families.settings import made_again
+
+        return made_again(self.name, self.settings, "--accuracy")
+
+
+def _searched(name: str, accuracy: Path, resolutions: str) -> tuple[_Origin, Space]:
     """The space to search: a family's, a run's, or the predictor's own."""
     from onceforall import families, predictors
-    from onceforall.cli.nets import family_named
     from onceforall.costs import check_resolution
 
     if name and (families.known(name) or Path(name).is_dir()):
-        space = family_named(name).space
+        of = _Origin(name, {})
+        space = of.family().space
     else:
-        space = predictors.load(accuracy).space
+        predictor = predictors.load(accuracy)
+        space = predictor.space
+        of = _Origin(space.family, predictor.settings)
         if name and space.family != name:
             raise InputError(
                 f"--space: {name!r} is no family ({', '.join(families.names())}, or"
@@ -350,7 +371,7 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
                 f" {space.family}"
             )
     if not resolutions:
-        return space
+        return of, space
     try:
         wanted = tuple(sorted({int(r) for r in resolutions.split(",")}))
     except ValueError:
@@ -358,10 +379,10 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     if min(wanted) < 1:
         raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
     if families.known(space.family):
-        family = family_named(name or space.family)
+        family = of.family()
         for resolution in wanted:
             check_resolution(family, family.space.smallest().at(resolution))
-    return space.at(wanted)
+    return of, space.at(wanted)
 
 
 def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None]) -> str:
@@ -381,7 +402,7 @@ def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None])
     return "no resolution of the space is known to all that is named"
 
 
-def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None]:
+def _value(wish: _Typed, space: Space, of: _Origin) -> tuple[Objective, str | None]:
     """The function or table of a limited quantity, and its unit; None where it is not known."""
     if wish.source is not None:
         predictor = _loaded(wish.source, space)
@@ -390,10 +411,9 @@ def _value(wish: _Typed, space: Space, name: str) -> tuple[Objective, str | None
             return exact, predictor.unit or None
         return _mean_of(predictor), predictor.unit or None
     from onceforall import costs
-    from onceforall.cli.nets import family_named
 
     try:
-        family = family_named(name or space.family)
+        family = of.family()
     except InputError as error:
         raise InputError(
             f"--limit {wish.name}: {space.family} has no networks to count it on: {error}"
@@ -421,11 +441,17 @@ def _facts(found: Result | Candidate, judge: _Judge, checker: _Checker | None) -
     return facts
 
 
-def _write(out: Path, space: Space, archs: list[Arch], rows: list[dict[str, Any]]) -> None:
-    from onceforall import files, records
+def _write(
+    out: Path, space: Space, of: _Origin, archs: list[Arch], rows: list[dict[str, Any]]
+) -> None:
+    from onceforall import files, interop, records
 
     if out.suffix == ".json":
-        files.write_json(out, archs[0].to_dict())
+        try:
+            facts = interop.arch_facts(of.family(), archs[0])
+        except InputError:  # no family of that name is here
+            facts = archs[0].to_dict()
+        files.write_json(out, facts)
         return
     columns: dict[str, list[Any]] = {}
     for key in ("accuracy", "uncertainty", "checked"):
@@ -458,5 +484,5 @@ def _text(rows: list[dict[str, Any]], data: dict[str, Any]) -> str:
     if data["checked_by"] is not None:
         text += f"\nchecked: what {data['checked_by']} says of the accuracy"
     if any(row["extrapolates"] for row in rows):
-        text += "\nsome of these lie outside the range of the predictor's records: measure before relying"
+        text += "\nsome lie outside the range of the predictor's records: measure before relying"
     return text

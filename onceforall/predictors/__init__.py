@@ -61,6 +61,7 @@ def load(path: Path | str, space: Space | None = None, *, prior: bool = False) -
             space.check_part(known, str(path))
         predictor = kind.restore(space or known, head["data"], arrays)
         predictor.report = report_of(head["report"])
+        predictor.settings = dict(head.get("settings", {}))  # none in files of older releases
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"{path}: not a whole predictor's file: {error!r}") from None
     return predictor

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -88,6 +89,8 @@ class Predictor(ABC):
         space: the space whose populations `predict` takes.
         metric, unit: what is predicted.
         report: errors on held-out records; None where it was not fitted here.
+        settings: of the family that its records are of, where they are not the family's own
+            (`families.settings`); networks of the archs it finds are built with them.
     """
 
     kind: ClassVar[str]
@@ -95,6 +98,7 @@ class Predictor(ABC):
     metric: str
     unit: str
     report: Report | None
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -153,7 +157,7 @@ class Predictor(ABC):
         """
         space.check_part(self.space, self.metric)
         other = type(self).restore(space, *self.state())
-        other.report = self.report
+        other.report, other.settings = self.report, self.settings
         return other
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
@@ -164,6 +168,7 @@ class Predictor(ABC):
             "version": VERSION,
             "kind": self.kind,
             "space": self.space.to_dict(),
+            "settings": dict(self.settings),
             "report": None if self.report is None else self.report.to_dict(),
             "data": data,
         }
