@@ -264,7 +264,7 @@ fit accuracy G/records.csv --space mbv3_mini --out p.npz --test-fraction 1.5 | -
 fit accuracy G/records.csv --space mbv3_mini --out p.npz --test-fraction nan | --test-fraction: nan
 fit accuracy G/records.csv --space mbv3_mini --out p.npz --seed -1 | --seed
 fit accuracy G/few.csv --space mbv3_mini --out p.npz         | needs at least
-fit accuracy G/same.csv --space mbv3_mini --out p.npz        | there is nothing to learn from
+fit accuracy G/same.csv --space mbv3_mini --out p.npz        | there is nothing to fit
 fit accuracy G/nan.csv --space mbv3_mini --out p.npz         | nan.csv line 3
 fit accuracy G/word.csv --space mbv3_mini --out p.npz        | word.csv line 3
 fit accuracy G/above.csv --space mbv3_mini --out p.npz       | is not between 0 and 100

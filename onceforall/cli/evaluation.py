@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onceforall.cli.common import Json, emit
-from onceforall.cli.nets import Net, Weights, facts_of, labelled, numbers, weighted
-from onceforall.cli.networks import Batch, On, Resolution, described
+from onceforall.cli.nets import Net, Weights, labelled, numbers
+from onceforall.cli.networks import Batch, On, Resolution, resolved
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onceforall.data import Images, Normalisation
     from onceforall.supernet import Score
 
@@ -86,11 +87,11 @@ def evaluate(
     if estimator not in supernet.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
     place = supernet.torch_device(on)
-    network = described(net, resolution, weights)
-    metric = supernet.tasks.get(task or _task_of(net, weights)).metric
-    module = weighted(net, network, weights).to(place)
+    network = resolved(net, resolution, weights)
+    metric = supernet.tasks.get(task or _task_of(network.facts)).metric
+    module = network.module().to(place)
     size = network.arch.resolution
-    normalisation = _normalisation(mean, std, facts_of(net, weights))
+    normalisation = _normalisation(mean, std, network.data)
     channels = network.family.in_channels
     images, unlabelled, classes = labelled(
         data, split, channels, normalisation, workers, calibrate, calibrate_data, max_unreadable
@@ -125,17 +126,12 @@ def evaluate(
     )
 
 
-def _task_of(net: str, weights: Path | None) -> str:
+def _task_of(facts: Mapping[str, Any]) -> str:
     """The task that a checkpoint of ours names; the usual one of other files."""
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.supernet import checkpoint, tasks
+    from onceforall.supernet import tasks
 
-    for path in (Path(net), weights):
-        if path is not None and path.is_file() and is_checkpoint(path):
-            facts = checkpoint.describe(path)
-            training = facts.get("training") or {}  # of a supernet
-            return str(facts.get("task") or training.get("task") or tasks.USUAL)
-    return tasks.USUAL
+    training = facts.get("training") or {}  # of a supernet
+    return str(facts.get("task") or training.get("task") or tasks.USUAL)
 
 
 def _spoken(score: Score) -> str:

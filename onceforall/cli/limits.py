@@ -16,6 +16,7 @@ from onceforall.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from onceforall.cli.objectives import Origin
     from onceforall.search import Limit, Objective
     from onceforall.space import Space
 
@@ -125,7 +126,7 @@ def budgets_of(
     )
 
 
-def quantity_of(typed: TypedLimit, space: Space, name: str) -> tuple[Objective, str | None]:
+def quantity_of(typed: TypedLimit, space: Space, origin: Origin) -> tuple[Objective, str | None]:
     """The function or table of a limited quantity, and its unit; None where it is not known."""
     if typed.source is not None:
         predictor = loaded(typed.source, space)
@@ -134,10 +135,9 @@ def quantity_of(typed: TypedLimit, space: Space, name: str) -> tuple[Objective, 
             return exact, predictor.unit or None
         return mean_of(predictor), predictor.unit or None
     from onceforall import costs
-    from onceforall.cli.nets import family_named
 
     try:
-        family = family_named(name or space.family)
+        family = origin.family()
     except InputError as error:
         raise InputError(
             f"--limit {typed.name}: {space.family} has no networks to count it on: {error}"

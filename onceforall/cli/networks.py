@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit, table
-from onceforall.cli.nets import (
-    Net,
-    Weights,
-    as_weighted,
-    describe,
-    facts_of,
-    weighted,
-)
+from onceforall.cli.nets import Net, Weights
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from onceforall.interop import StaticNetwork
+    from onceforall.interop import Resolved
 
 Resolution = Annotated[
     int | None,
@@ -41,12 +34,12 @@ On = Annotated[
 Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
 
 
-def described(net: str, resolution: int | None, weights: Path | None = None) -> StaticNetwork:
-    """The network a person named, at a resolution that it can be counted and run at; of the classes
-    and channels that a checkpoint of its weights is of."""
+def resolved(net: str, resolution: int | None, weights: Path | None = None) -> Resolved:
+    """The network a person named, at a resolution that it can be counted and run at."""
     from onceforall.costs import check_resolution
+    from onceforall.interop import resolve
 
-    network = as_weighted(describe(net, resolution), weights)
+    network = resolve(net, weights, resolution)
     check_resolution(network.family, network.arch)
     return network
 
@@ -67,7 +60,7 @@ def info(
 
     if macs not in ("ours", "mmrazor"):
         raise InputError(f"--macs: {macs!r} is not 'ours' or 'mmrazor'")
-    network = described(net, resolution)
+    network = resolved(net, resolution)
     size = network.arch.resolution
     cost = costs.arch_cost(network.family, network.arch)
     counted = cost.flops if macs == "mmrazor" else cost.macs
@@ -80,6 +73,8 @@ def info(
         "peak_activation_bytes": cost.peak_activation_bytes,
         "uncovered": list(cost.uncovered),
         "classes": cost.output_shape[0],
+        "in_channels": network.family.in_channels,
+        "assumed": ["classes", "in_channels"] if network.assumed else [],
     }
     layers = _by_layer(cost.rows)
     rows = [[r["name"], r["output"], f"{r['macs']:,}", f"{r['params']:,}"] for r in layers]
@@ -90,6 +85,8 @@ def info(
         table(["layer", "output", "MACs", "params"], rows),
         "",
         f"arch        {network.arch}",
+        f"classes     {data['classes']}, of images with {data['in_channels']} channels"
+        + (" (the family's own: nothing here names others)" if network.assumed else ""),
         f"params      {cost.params / 1e6:.2f}M",
         theirs if macs == "mmrazor" else f"MACs        {shown}",
         f"activations {least}{cost.peak_activation_bytes / 2**20:.2f} MiB at their peak",
@@ -134,7 +131,7 @@ def measure(
     """
     from onceforall import devices
 
-    network = described(net, resolution)
+    network = resolved(net, resolution)
     size = network.arch.resolution
     target = devices.Target(device, threads, batch, precision)
     module = network.family.build(network.arch).eval()
@@ -173,11 +170,11 @@ def export(
     if format not in exporting.FORMATS:
         raise InputError(f"--format: {format!r}; there are {choices(exporting.FORMATS)}")
     refuse_existing(out)
-    network = described(net, resolution, weights)
-    module = weighted(net, network, weights)
+    network = resolved(net, resolution, weights)
+    module = network.module()
     size = network.arch.resolution
     shape = (network.family.in_channels, size, size)
-    facts = {"arch": str(network.arch), "resolution": size, **facts_of(net, weights)}
+    facts = {"arch": str(network.arch), "resolution": size, **network.data}
     done = exporting.export(module, shape, out, format, facts)
     emit(
         {

@@ -1,4 +1,4 @@
-"""What a search maximises, and who checks what it found: predictors, as functions of archs.
+"""What a search maximises, who checks what it found, and whose archs it searches.
 
 Knows predictors' files; nothing of limits and of how results are shown.
 """
@@ -10,13 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from onceforall.families import Family
     from onceforall.predictors import Predictor
     from onceforall.search import Candidate, Objective, Result
     from onceforall.space import Arch, Space
 
 SECOND = "a linear model of the same records"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the searched archs come from: their family is made when it is asked for, because a
+    predictor can be of a family that is not here."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def family(self) -> Family:
+        from onceforall.cli.nets import family_named
+
+        if not self.settings:
+            return family_named(self.name)
+        from onceforall.families.settings import made_again
+
+        return made_again(self.name, self.settings, "--accuracy")
 
 
 class LowerBound:

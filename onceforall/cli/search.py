@@ -9,7 +9,7 @@ import typer
 
 from onceforall.cli.common import Json, emit, table
 from onceforall.cli.limits import budgets_of, in_unit, quantity_of, typed_limit
-from onceforall.cli.objectives import LowerBound, checker_of, facts_of, loaded
+from onceforall.cli.objectives import LowerBound, Origin, checker_of, facts_of, loaded
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ def search(
             wanted = ".csv" if pareto else ".json or .csv"
             raise InputError(f"--out: {out}: a name that ends in {wanted} was expected")
     typed = [typed_limit(text, pareto) for text in limit or ()]
-    searched = _searched(space, accuracy, resolutions)
+    origin, searched = _searched(space, accuracy, resolutions)
     try:
         bound = LowerBound(loaded(accuracy, searched), risk)
         checker = checker_of(bound, second, searched)
-        values = {each.name: quantity_of(each, searched, space) for each in typed}
+        values = {each.name: quantity_of(each, searched, origin) for each in typed}
     except ResolutionError as error:
         named = [accuracy, second, *(each.source for each in typed)]
         raise InputError(f"{error}; {_offered(searched, error, named)}") from None
@@ -155,21 +155,23 @@ def search(
         "checked_by": None if checker is None else checker.name,
     }
     if out is not None:
-        _write(out, searched, [result.arch for result in found], rows)
+        _write(out, searched, origin, [result.arch for result in found], rows)
         data["path"] = str(out)
     emit(data, as_json, _text(rows, data))
 
 
-def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
+def _searched(name: str, accuracy: Path, resolutions: str) -> tuple[Origin, Space]:
     """The space to search: a family's, a run's, or the predictor's own."""
     from onceforall import families, predictors
-    from onceforall.cli.nets import family_named
     from onceforall.costs import check_resolution
 
     if name and (families.known(name) or Path(name).is_dir()):
-        space = family_named(name).space
+        origin = Origin(name, {})
+        space = origin.family().space
     else:
-        space = predictors.load(accuracy).space
+        predictor = predictors.load(accuracy)
+        space = predictor.space
+        origin = Origin(space.family, predictor.settings)
         if name and space.family != name:
             raise InputError(
                 f"--space: {name!r} is no family ({', '.join(families.names())}, or"
@@ -177,7 +179,7 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
                 f" {space.family}"
             )
     if not resolutions:
-        return space
+        return origin, space
     try:
         wanted = tuple(sorted({int(r) for r in resolutions.split(",")}))
     except ValueError:
@@ -185,10 +187,10 @@ def _searched(name: str, accuracy: Path, resolutions: str) -> Space:
     if min(wanted) < 1:
         raise InputError(f"--resolutions: {resolutions!r}: {min(wanted)} is not a positive number")
     if families.known(space.family):
-        family = family_named(name or space.family)
+        family = origin.family()
         for resolution in wanted:
             check_resolution(family, family.space.smallest().at(resolution))
-    return space.at(wanted)
+    return origin, space.at(wanted)
 
 
 def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None]) -> str:
@@ -208,11 +210,17 @@ def _offered(space: Space, error: ResolutionError, named: Sequence[Path | None])
     return "no resolution of the space is known to all that is named"
 
 
-def _write(out: Path, space: Space, archs: list[Arch], rows: list[dict[str, Any]]) -> None:
-    from onceforall import files, records
+def _write(
+    out: Path, space: Space, origin: Origin, archs: list[Arch], rows: list[dict[str, Any]]
+) -> None:
+    from onceforall import files, interop, records
 
     if out.suffix == ".json":
-        files.write_json(out, archs[0].to_dict())
+        try:
+            facts = interop.arch_facts(origin.family(), archs[0])
+        except InputError:  # no family of that name is here
+            facts = archs[0].to_dict()
+        files.write_json(out, facts)
         return
     columns: dict[str, list[Any]] = {}
     for key in ("accuracy", "uncertainty", "checked"):
@@ -245,5 +253,5 @@ def _text(rows: list[dict[str, Any]], data: dict[str, Any]) -> str:
     if data["checked_by"] is not None:
         text += f"\nchecked: what {data['checked_by']} says of the accuracy"
     if any(row["extrapolates"] for row in rows):
-        text += "\nsome of these lie outside what the predictor was shown: measure before relying"
+        text += "\nsome lie outside the range of the predictor's records: measure before relying"
     return text
