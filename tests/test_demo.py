@@ -10,7 +10,7 @@ import pytest
 
 from onceforall import families
 from onceforall.costs import cost_tables
-from onceforall.data import sources
+from onceforall.data import named
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.pipeline import demonstration
@@ -89,7 +89,7 @@ def test_without_fashion_mnist_digits_are_used_and_it_says_so(
     def absent(source: object) -> object:
         raise InputError("data: Fashion-MNIST is nowhere")
 
-    monkeypatch.setitem(sources._NAMED, "fashion-mnist", absent)
+    monkeypatch.setitem(named.NAMED, "fashion-mnist", absent)
     settings, found = demonstration._data(None, [])
     assert (settings.data.name, found.name) == ("digits", "digits")
     assert "using scikit-learn's digits instead" in capsys.readouterr().err

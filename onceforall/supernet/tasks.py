@@ -124,7 +124,8 @@ def soft_labels_loss(outputs: Tensor, teacher: Tensor) -> Tensor:
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
     """(N, classes), (N,) -> images, those whose label is the first, those where it is among the
-    first five."""
+    first five. Of soft labels, (N, classes), the heaviest counts."""
+    labels = labels.argmax(1) if labels.dim() == 2 else labels
     ranked = logits.topk(min(FIRST, logits.shape[1]), dim=1).indices
     hit = ranked == labels.to(ranked.device, non_blocking=True)[:, None]
     n = torch.full((), len(labels), device=hit.device)
