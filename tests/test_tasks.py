@@ -103,6 +103,7 @@ class PixelImages:
     pixels: Tensor
     labels: Tensor
     unreadable: list[Path] = field(default_factory=list)
+    is_held: bool = True
 
     def __len__(self) -> int:
         return len(self.pixels)
