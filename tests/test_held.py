@@ -15,8 +15,10 @@ from onceforall.data import FileImages, HeldImages, MemoryImages, Normalisation,
 from onceforall.data import free as freeing
 from onceforall.data import held as holding
 from onceforall.data.augmentation import Augmentation, parse
+from onceforall.data.batches import is_on, put
 from onceforall.data.boxes import Boxes, resampled_singly, resampled_together, sampled
 from onceforall.data.decoding import _random_area, reduced
+from onceforall.data.reading import loaded
 from onceforall.errors import InputError
 
 PLAIN = Normalisation((0.0,) * 3, (1.0,) * 3)
@@ -136,6 +138,29 @@ def test_held_photos_are_a_function_of_the_seed(tmp_path: Path) -> None:
     later = files_of(tmp_path, text).prepared(96).stream(requests[1:])
     assert torch.equal(next(later)[0], batches[0][1])
     assert not torch.equal(batches[0][1][0], batches[0][1][1])  # each image on its own
+
+
+def test_workers_resample_for_a_gpu_as_this_process_would(tmp_path: Path) -> None:
+    held = files_of(tmp_path, workers=2).prepared(96)
+    assert isinstance(held, HeldImages)
+    requests = [Request([4, 0, 2], 96, 1), Request([1, 1], 80, 2)]
+    keys = ([request] for request in requests)
+    found = list(loaded(held.files, holding._Batches(held), keys, holding._alone))
+    for (x, rows, seed), (u, expected, drawn) in zip(found, held._bytes(requests), strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(rows, expected)
+        assert seed == drawn
+
+
+def test_a_tensor_is_put_where_it_is_not_yet() -> None:
+    x = torch.zeros(1)
+    assert is_on(x, None)
+    assert is_on(x, torch.device("cpu"))
+    assert not is_on(x, torch.device("cuda"))
+    meta = torch.zeros(1, device="meta")
+    assert is_on(meta, torch.device("meta"))
+    assert not is_on(meta, torch.device("cpu"))
+    assert put(x, torch.device("meta")).device.type == "meta"
 
 
 def test_held_where_they_fit_and_are_not_much_larger(

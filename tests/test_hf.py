@@ -21,7 +21,7 @@ def test_without_the_library_it_says_how_to_install_it(monkeypatch: pytest.Monke
         data.load(Source("hf:a/b"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -62,6 +62,13 @@ def recipe(tmp_path: Path, *changes: str) -> Settings:
     return load_settings(str(path), changes)
 
 
+def begun(run: Path, settings: Settings, images: Data, group: training.Group) -> Job:
+    """A run's parts, before its first step."""
+    job = Job(run, settings, images, group)
+    job.load()
+    return job
+
+
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return load_supernet(run / "supernet.safetensors")[0].state_dict()
 
@@ -117,7 +124,7 @@ def test_dropout_is_of_seed_step_and_rank(tmp_path: Path, digits: Data) -> None:
     for seed, rank, step in ((0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)):
         settings = recipe(tmp_path, "dropout=0.5", f"seed={seed}", "resolutions=[12]")
         group = training.Group(rank=rank)
-        run = Job(tmp_path / "run", settings, digits, group)
+        run = begun(tmp_path / "run", settings, digits, group)
         run.state.step = step
         images, labels = next(digits.train.stream([Request(range(32), 12)]))
         seen: list[torch.Tensor] = []
@@ -146,7 +153,7 @@ def test_the_caller_keeps_random_state_and_threads(tmp_path: Path, digits: Data)
 def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -> None:
     """NumPy's generators of (seed, 1) and (seed, 1, 0) are one: those of the archs of step 1 and
     of the order of epoch 0 were."""
-    run = Job(tmp_path / "run", recipe(tmp_path), digits, training.Group())
+    run = begun(tmp_path / "run", recipe(tmp_path), digits, training.Group())
     order = [i for r in list(run.feed.requests(0))[:6] for i in r.indices]
     n = len(digits.train)
     assert order != np.random.default_rng((0, 1)).permutation(n).tolist()[: len(order)]
@@ -155,7 +162,7 @@ def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -
 def test_every_image_is_seen_once_an_epoch(tmp_path: Path, digits: Data) -> None:
     """Where each arch of a step has images of its own, too, and from wherever a run is resumed."""
     settings = recipe(tmp_path, "batch_size=256", "phases.4.steps=9")
-    run = Job(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits, training.Group())
     requests = list(run.feed.requests(0))
     assert [len(r.indices) for r in requests] == 15 * [256] + 9 * [3 * 256]
     seen = [i for r in requests for i in r.indices]
@@ -169,12 +176,12 @@ def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits:
     """The gradient of a step is the sum of each arch's on its own batch."""
     phase = "{name: a, steps: 1, lr: 0.1, archs: 3, kernel: 2, rule: sandwich, own_images: true}"
     settings = recipe(tmp_path, f"phases=[{phase}]", "resolutions=[12]", "momentum=0")
-    run = Job(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits, training.Group())
     images, labels = next(digits.train.stream(run.feed.requests(0)))
     plan = run.curriculum.phases[0]
     loop.train_step(run, plan, 0, Batch(images, labels))
     found = {n: p.grad.clone() for n, p in run.student.named_parameters() if p.grad is not None}
-    again = Job(tmp_path / "run", settings, digits, training.Group()).student.train()
+    again = begun(tmp_path / "run", settings, digits, training.Group()).student.train()
     for i, (arch,) in enumerate(plan.draw(settings.seed, 0)):
         part = slice(32 * i, 32 * (i + 1))
         torch.nn.functional.cross_entropy(
@@ -193,7 +200,7 @@ def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
     changes = ("weight_decay=0.5", "momentum=0.9", "resolutions=[12]")
     phases = "phases=[{name: a, steps: 2, lr: 0.1, kernel: 2, depth: 3, expand: 3}]"
     settings = recipe(tmp_path, phases, *changes)
-    run = Job(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits, training.Group())
     space = run.curriculum.phases[0].space
     images, labels = next(digits.train.stream([Request(range(32), 12)]))
 
@@ -399,7 +406,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sigterm_to_all_processes_ends_in_a_checkpoint(tmp_path: Path, photos: Path) -> None:
     """While worker processes read images: as a batch system stops a job. Resumed, the run ends with
     the weights of one that was never stopped."""
-    changes = [f"data={{name: {photos}, workers: 2}}", "resolutions=[72]", "batch_size=8"]
+    changes = [f"data={{name: {photos}, workers: 2, hold: never}}", "resolutions=[72]", "batch_size=8"]
     changes += ["phases=[{name: a, steps: 10, lr: 0.1}]", "threads=1", "dropout=0.2"]
     settings = recipe(tmp_path, *changes)
     command = [sys.executable, "-c", PAUSING, "train", str(tmp_path / "recipe.yaml"), *changes]
@@ -503,7 +510,7 @@ def _rank(rank: int, folder: Path) -> None:
     settings = load_settings(str(folder / "recipe.yaml"), changes)
     digits = data.load(settings.data)
     run_folder.prepare(folder / "run", settings, digits, group)
-    run = Job(folder / "run", settings, digits, group)
+    run = begun(folder / "run", settings, digits, group)
     scale = dict(run.student.named_parameters())["network.scale.weight"]
     tensors = {"drawn": scale.detach().clone(), "averaged": used.grad}
     if unused.grad is not None:

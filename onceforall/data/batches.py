@@ -33,6 +33,12 @@ class Images(Protocol):
 
     labels: Tensor  # (N,) classes, or (N, ...) of whatever the task has
     unreadable: list[Path]  # files that were found damaged so far, and left out
+    is_held: bool  # as bytes in memory
+
+    @property
+    def is_held(self) -> bool:
+        """Whether training sees bytes held in memory, not files."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -91,8 +97,16 @@ def rows_of(indices: Sequence[int]) -> Tensor:
     return torch.as_tensor(list(indices), dtype=torch.long)
 
 
+def is_on(x: Tensor, device: torch.device | None) -> bool:
+    """Whether a tensor is where it is wanted: on the device, if one is named."""
+    if device is None or device.type == "cpu":
+        return device is None or x.device.type == "cpu"
+    return x.device.type == device.type and device.index in (None, x.device.index)
+
+
 def put(x: Tensor, device: torch.device | None) -> Tensor:
     """On the device; the host does not wait for the copy."""
-    if device is None or x.device == device or device.type == "cpu":
+    if is_on(x, device):
         return x
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    pinned = x.pin_memory() if device is not None and device.type == "cuda" else x
+    return pinned.to(device, non_blocking=True)

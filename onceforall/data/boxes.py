@@ -28,6 +28,9 @@ class Boxes:
     size: Tensor
     moved: Tensor
 
+    def __getitem__(self, rows: Tensor) -> Boxes:
+        return Boxes(self.start[rows], self.size[rows], self.moved[rows])
+
 
 def sampled(size: Tensor, parts: Augmentation, generator: torch.Generator) -> Boxes:
     """Boxes in images of (N, 2) heights and widths: random parts, or the centre square, moved."""

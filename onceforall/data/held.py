@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from onceforall.data import augmentation as augmenting
-from onceforall.data.batches import Request, put, rows_of
+from onceforall.data.batches import Request, is_on, put, rows_of
 from onceforall.data.boxes import Boxes, resampled_singly, resampled_together, sampled
 from onceforall.data.decoding import CROP, resized_side
 from onceforall.data.files import FileImages
@@ -30,6 +30,7 @@ from onceforall.errors import InputError, choices
 from onceforall.progress import say, track
 
 HOLDS = ("auto", "always", "never")
+TOGETHER = 256  # images that are resampled at once: their windows as numbers take a third of a GB
 LARGER = 2.0  # times the working size: photos up to this are held without being asked for
 
 
@@ -169,8 +170,7 @@ class HeldImages:
 
     def _bytes(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor, int]]:
         """By worker processes, where a GPU would have to wait for this one's."""
-        device = self.files.device
-        if device is None or device == self.flat.device or device.type == "cpu":
+        if is_on(self.flat, self.files.device):
             return map(self.views, requests)
         return loaded(self.files, _Batches(self), ([r] for r in requests), _alone)
 
@@ -186,10 +186,18 @@ class HeldImages:
         return x, self.stored[numbers], int(following)
 
     def resampled(self, numbers: Tensor, boxes: Boxes, resolution: int) -> Tensor:
-        shape = (self.files.channels, self.flat, self.offsets[numbers], self.size[numbers])
+        offsets, size = self.offsets[numbers], self.size[numbers]
         if self.flat.device.type == "cpu":
-            return resampled_singly(*shape, boxes, resolution)
-        return resampled_together(*shape, boxes, resolution)
+            return resampled_singly(
+                self.files.channels, self.flat, offsets, size, boxes, resolution
+            )
+        parts = [
+            resampled_together(
+                self.files.channels, self.flat, offsets[rows], size[rows], boxes[rows], resolution
+            )
+            for rows in torch.arange(len(numbers)).split(TOGETHER)
+        ]
+        return torch.cat(parts)
 
 
 def _with(first: Request, others: Iterator[Request]) -> Iterator[Request]:

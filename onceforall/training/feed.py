@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onceforall.data import Images, Request
+from onceforall.data import Images, Request, epoch_order, mix
 from onceforall.training.curricula import Curriculum
 from onceforall.training.ranks import Group
 from onceforall.training.seeds import seed_of
@@ -44,6 +44,7 @@ class Feed:
 
     Attributes:
         batch: images of a batch, over all processes; a step takes one, or one a network.
+        balance: how the order of an epoch is drawn, see `data.epoch_order`.
         mix: images, targets and a seed -> images and targets, mixed among themselves.
     """
 
@@ -54,10 +55,11 @@ class Feed:
         batch: int,
         seed: int,
         group: Group,
+        balance: str = "none",
         mix: Callable[[Tensor, Any, int], tuple[Tensor, Any]] | None = None,
     ) -> None:
         self.images, self.curriculum, self.batch = images, curriculum, batch
-        self.seed, self.group, self.mix = seed, group, mix
+        self.seed, self.group, self.balance, self.mix = seed, group, balance, mix
 
     def batches(self, step: int) -> Iterator[Batch]:
         """One for each step from this one on, where the group's device wants them."""
@@ -99,14 +101,12 @@ class Feed:
 
     def _order(self, epoch: int) -> list[int]:
         rng = np.random.default_rng(seed_of("order", self.seed, epoch))
-        return rng.permutation(len(self.images)).tolist()
+        return epoch_order(len(self.images), rng, self.balance, self.images.labels).tolist()
 
 
 def mixed(
     classes: int, mixup: float, cutmix: float, images: Tensor, labels: Tensor, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Images of a batch mixed among themselves, and soft labels (N, classes)."""
-    from onceforall.data.mixing import mix
-
     generator = torch.Generator().manual_seed(seed)
     return mix(images, labels, classes, generator, mixup=mixup, cutmix=cutmix)

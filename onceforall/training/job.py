@@ -42,6 +42,7 @@ from onceforall.training.seeds import seed_of
 from onceforall.training.settings import Settings
 from onceforall.training.state import MODEL, State
 
+FACTS = ("best", "held")  # of the state's own: the best score so far, whether photos are held
 Teacher = Callable[[Tensor], Tensor]  # (N, C, R, R) images -> outputs
 
 
@@ -72,9 +73,7 @@ class Job:
         mix = None
         if settings.mixup or settings.cutmix:
             mix = partial(mixed, len(data.classes), settings.mixup, settings.cutmix)
-        self.feed = Feed(
-            data.train, self.curriculum, settings.batch_size, settings.seed, group, mix
-        )
+        self._mix = mix
         self.objective = Objective(self.task, settings.label_smoothing, self._autocast, group.mean)
         self.state = State(self.student, optimizer_of(self.student, settings), settings.ema)
         if settings.precision == "fp16":
@@ -267,13 +266,34 @@ class Job:
                 self.state.restore(read.tensors, read.facts)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
-            self.state.facts |= {k: read.facts[k] for k in ("best",) if k in read.facts}
+            self.state.facts |= {k: read.facts[k] for k in FACTS if k in read.facts}
         path = self.folder / folder.TEACHER
         if path.exists():
             self.teacher = self._frozen(load_network(path)[0])
+        self.feed = self._feed()
         self.log = Log(self.folder, self.settings.tensorboard and self.group.first)
         if self.group.first:
             self.log.cut(self.state.step)
+
+    def _feed(self) -> Feed:
+        """The batches of this run. Photos are held in memory as it was decided when it began, as a
+        crop of a held photo is not quite that of a file."""
+        settings, facts = self.settings, self.state.facts
+        held = facts.get("held")
+        if held is None and self.group.size > 1 and settings.data.hold == "auto":
+            held = False  # each process would hold all
+        largest = max(self.student.space.resolution)
+        images = self.data.train.prepared(largest, self.group.device, held)
+        facts["held"] = images.is_held
+        return Feed(
+            images,
+            self.curriculum,
+            settings.batch_size,
+            settings.seed,
+            self.group,
+            settings.data.balance,
+            self._mix,
+        )
 
     def _check_checkpoint(self, path: Path, facts: dict[str, Any]) -> None:
         if facts.get("family") != self.family.name:
