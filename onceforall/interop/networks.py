@@ -60,7 +60,7 @@ def described(
     if is_torch_file(path):
         raise InputError(
             f"{path}: holds weights, and does not say of which network; name the network"
-            " (a net.config, say) and give this file as its weights"
+            " (a net.config, say) and give this file with --weights"
         )
     if is_checkpoint(path):
         found, whole = _of_checkpoint(path), True

@@ -123,7 +123,7 @@ def _of_path(
         raise InputError(
             f"{path}: an exported file; name what it was exported from (a checkpoint, or an arch)"
         )
-    config = path.with_name("net.config")
+    config = path.parent / "net.config"
     if is_torch_file(path) and config.is_file():
         return *_described(config, resolution, family), path
     found, assumed = _described(path, resolution, family)
