@@ -189,24 +189,78 @@ struct Conv {
   Int wide_out() const { return max(before() + OW, before() + (W - 1 + left) / S + 1); }
 };
 
-// Who does what: images are shared out first; where there are few, the channels, too.
-struct Share {
-  Int groups, splits;
-  Share(Int threads, const Conv& v, Int L) {
-    groups = max(Int(1), min(threads, v.N));
-    splits = max(Int(1), min(threads / groups, (v.C + L - 1) / L));
+// One thread's part: images n0..n1 of channels c0..c1, whose sums go to the parts of group g.
+struct Part {
+  Int g, n0, n1, c0, c1;
+  Part(const Conv& v, Int threads, Int t, Int L) {
+    const Int groups = groups_of(v, threads), splits = parts(v, threads, L) / groups;
+    const Int s = t % splits, vectors = (v.C + L - 1) / L;
+    g = t / splits;
+    n0 = v.N * g / groups, n1 = v.N * (g + 1) / groups;
+    c0 = vectors * s / splits * L, c1 = min(v.C, vectors * (s + 1) / splits * L);
+  }
+  // Images are shared out first; where there are few, the channels, too.
+  static Int groups_of(const Conv& v, Int threads) { return max(Int(1), min(threads, v.N)); }
+  static Int parts(const Conv& v, Int threads, Int L) {
+    const Int groups = groups_of(v, threads);
+    return groups * max(Int(1), min(threads / groups, (v.C + L - 1) / L));
   }
 };
 
-// Sums by `taps` of T pixels that lie `step` vectors apart: out[j] += in[j * step + tap] * w[tap].
+// The latest K rows of an image, by vectors of channels, with room for the padding of each row.
+template <class T>
+struct Ring {
+  Int K, wide, left;
+  vector<T> all;
+  Ring(Int K, Int wide, Int left, Int vectors)
+      : K(K), wide(wide), left(left), all(vectors * K * wide * Lanes<T>::L) {}
+  T* row(Int vec, Int h) { return &all[(vec * K + h % K) * wide * Lanes<T>::L]; }
+  T* inside(Int vec, Int h) { return row(vec, h) + left * Lanes<T>::L; }
+};
+
+// The kernel by vectors of channels: (vectors, K * K, L).
+template <class T>
+vector<T> by_vectors(const Conv& v, const Part& p, const T* w) {
+  constexpr Int L = Lanes<T>::L;
+  vector<T> out((p.c1 - p.c0 + L - 1) / L * v.K * v.K * L);
+  T* to = out.data();
+  for (Int c = p.c0; c < p.c1; c += L)
+    for (Int k = 0; k < v.K * v.K; k++, to += L) store(to, load(w + k * v.C + c, v.C - c), L);
+  return out;
+}
+
+// Row h of what is convolved: x, or the activation of its norm.
+template <class T, int A>
+void put_row(const Conv& v, const Part& p, const T* x, const Affine<T>* pre, Int n, Int h,
+             Ring<T>& ring) {
+  constexpr Int L = Lanes<T>::L;
+  for (Int c = p.c0; c < p.c1; c += L) {
+    const Int left = v.C - c;
+    const T* from = x + (n * v.H + h) * v.W * v.C + c;
+    T* to = ring.inside((c - p.c0) / L, h);
+    if (pre) {
+      const Vec<T> scale = load(&pre->scale[c], left), shift = load(&pre->shift[c], left);
+      for (Int i = 0; i < v.W; i++) {
+        __builtin_prefetch(from + (v.W + i) * v.C, 0, 2);  // the next row's
+        store(to + i * L, act<T, A>(load(from + i * v.C, left) * scale + shift), L);
+      }
+    } else {
+      for (Int i = 0; i < v.W; i++) {
+        __builtin_prefetch(from + (v.W + i) * v.C, 0, 2);
+        store(to + i * L, load(from + i * v.C, left), L);
+      }
+    }
+  }
+}
+
+// Sums over kernel columns, of TILE pixels that lie `step` vectors apart.
 template <class T, int TILE>
-inline void taps(Vec<T>* out, const T* in, Int step, Int first, Int last, Int each, Int back,
-                 const T* w) {
-  constexpr int L = Lanes<T>::L;
-  for (Int k = first; k < last; k += each) {
-    const Vec<T> weight = load(w + k * L, L);
-    const T* p = in + (back ? -((k - first) / each) : k) * L;
-    for (int j = 0; j < TILE; j++) out[j] += load(p + j * step * L, L) * weight;
+inline void taps(Vec<T>* out, const T* in, Int step, const T* w, Int count, Int each, Int along) {
+  constexpr Int L = Lanes<T>::L;
+  for (Int k = 0; k < count; k++, w += each * L, in += along * L) {
+    const Vec<T> weight = load(w, L);
+#pragma GCC unroll 8
+    for (int j = 0; j < TILE; j++) out[j] += load(in + j * step * L, L) * weight;
   }
 }
 
@@ -222,88 +276,80 @@ inline void tiles(Int n, F f) {
 template <class T, int A>
 void depthwise(const Conv& v, const T* x, const Affine<T>* pre, const T* w, T* y, Int threads,
                double eps, T* mean, T* var, T* rstd) {
-  constexpr int L = Lanes<T>::L;
-  const Share share(threads, v, L);
-  Moments moments(share.groups, v.C);
-  parallel(share.groups * share.splits, [&](Int t) {
-    const Int g = t / share.splits, s = t % share.splits, chunks = (v.C + L - 1) / L;
-    const Int n0 = v.N * g / share.groups, n1 = v.N * (g + 1) / share.groups;
-    const Int c0 = chunks * s / share.splits * L, c1 = chunks * (s + 1) / share.splits * L;
-    const Int wide = v.wide();
-    vector<T> in(v.H * wide * L), weight(v.K * v.K * L);
-    if (s == 0) moments.rows[g] = (n1 - n0) * v.OH * v.OW;
-    for (Int n = n0; n < n1; n++)
-      for (Int c = c0; c < min(c1, v.C); c += L) {
-        const Int left = v.C - c;
-        for (Int k = 0; k < v.K * v.K; k++) store(&weight[k * L], load(w + k * v.C + c, left), L);
-        Vec<T> scale{}, shift{};
-        if (pre) scale = load(&pre->scale[c], left), shift = load(&pre->shift[c], left);
-        for (Int h = 0; h < v.H; h++) {
-          const T* from = x + (n * v.H + h) * v.W * v.C + c;
-          T* to = &in[(h * wide + v.left) * L];
-          for (Int i = 0; i < v.W; i++) {
-            Vec<T> u = load(from + i * v.C, left);
-            if (pre) u = act<T, A>(u * scale + shift);
-            store(to + i * L, u, L);
-          }
-        }
-        double* shifts = &moments.shift[g * v.C + c];
-        Vec<T> middle{};
-        for (Int oh = 0; oh < v.OH; oh++) {
-          Vec<T> sum{}, squares{};
+  constexpr Int L = Lanes<T>::L;
+  Moments moments(Part::groups_of(v, threads), v.C);
+  parallel(Part::parts(v, threads, L), [&](Int t) {
+    const Part p(v, threads, t, L);
+    const vector<T> weight = by_vectors(v, p, w);
+    const Int vectors = (p.c1 - p.c0 + L - 1) / L;
+    Ring<T> in(v.K, v.wide(), v.left, vectors);
+    vector<T> middle(vectors * L), sums(2 * vectors * L);
+    if (p.c0 == 0) moments.rows[p.g] = (p.n1 - p.n0) * v.OH * v.OW;
+    for (Int n = p.n0; n < p.n1; n++) {
+      Int packed = 0;
+      for (Int oh = 0; oh < v.OH; oh++) {
+        const Int first = oh * v.S - v.top;
+        for (; packed < min(v.H, first + v.K); packed++)
+          put_row<T, A>(v, p, x, pre, n, packed, in);
+        for (Int c = p.c0; c < p.c1; c += L) {
+          const Int left = v.C - c, vec = (c - p.c0) / L;
           T* to = y + (n * v.OH + oh) * v.OW * v.C + c;
+          Vec<T> sum = load(&sums[2 * vec * L], L), squares = load(&sums[(2 * vec + 1) * L], L);
           tiles(v.OW, [&](Int j, auto tile) {
             constexpr int TILE = decltype(tile)::value;
             Vec<T> out[TILE] = {};
-            for (Int kh = 0; kh < v.K; kh++) {
-              const Int h = oh * v.S + kh - v.top;
-              if (h < 0 || h >= v.H) continue;
-              const T* row = &in[(h * wide + j * v.S) * L];
-              if (v.S == 1) taps<T, TILE>(out, row, 1, 0, v.K, 1, 0, &weight[kh * v.K * L]);
-              else taps<T, TILE>(out, row, v.S, 0, v.K, 1, 0, &weight[kh * v.K * L]);
+            for (Int kh = max(Int(0), -first); kh < min(v.K, v.H - first); kh++) {
+              const T* row = in.row(vec, first + kh) + j * v.S * L;
+              const T* columns = &weight[(vec * v.K * v.K + kh * v.K) * L];
+              if (v.S == 1) taps<T, TILE>(out, row, 1, columns, v.K, 1, 1);
+              else taps<T, TILE>(out, row, v.S, columns, v.K, 1, 1);
             }
-            if (oh == 0 && j == 0) {
-              if (n == n0) for (Int i = 0; i < min(Int(L), left); i++) shifts[i] = out[0][i];
-              for (Int i = 0; i < min(Int(L), left); i++) middle[i] = T(shifts[i]);
+            if (n == p.n0 && oh == 0 && j == 0) {  // near the mean, so that squares keep digits
+              store(&middle[vec * L], out[0], L);
+              for (Int i = 0; i < min(L, left); i++) moments.shift[p.g * v.C + c + i] = out[0][i];
             }
+            const Vec<T> shift = load(&middle[vec * L], L);
+            Vec<T> own{}, own_squares{};
+#pragma GCC unroll 8
             for (int i = 0; i < TILE; i++) {
+              __builtin_prefetch(to + (v.OW + j + i) * v.C, 1, 2);
               store(to + (j + i) * v.C, out[i], left);
-              const Vec<T> off = out[i] - middle;
-              sum += off;
-              squares += off * off;
+              const Vec<T> off = out[i] - shift;
+              own += off;
+              own_squares += off * off;
             }
+            sum += own;
+            squares += own_squares;
           });
-          double* sums = &moments.sums[2 * g * v.C + c];
-          for (Int i = 0; i < min(Int(L), left); i++) {
-            sums[i] += sum[i];
-            sums[v.C + i] += squares[i];
-          }
+          store(&sums[2 * vec * L], sum, L);
+          store(&sums[(2 * vec + 1) * L], squares, L);
         }
       }
+      for (Int c = p.c0; c < p.c1; c++)
+        for (Int k = 0; k < 2; k++) {
+          T& some = sums[(2 * ((c - p.c0) / L) + k) * L + (c - p.c0) % L];
+          moments.sums[(2 * p.g + k) * v.C + c] += some;
+          some = 0;
+        }
+    }
   });
   moments.merge(eps, mean, var, rstd);
 }
 
-// dw[kh][kw] += sum over the image of dy * x, of one vector of channels.
+// sums[kw] += the sum over a row of dy * x.
 template <class T, int K>
-void weight_gradient(const Conv& v, const T* in, Int wide, const T* dy, Int wide_out, double* dw,
-                     Int left) {
-  constexpr int L = Lanes<T>::L;
-  for (Int kh = 0; kh < K; kh++) {
-    Vec<T> sum[K] = {};
-    for (Int oh = 0; oh < v.OH; oh++) {
-      const Int h = oh * v.S + kh - v.top;
-      if (h < 0 || h >= v.H) continue;
-      const T* row = in + h * wide * L;
-      const T* out = dy + (oh * wide_out + v.before()) * L;
-      for (Int ow = 0; ow < v.OW; ow++) {
-        const Vec<T> d = load(out + ow * L, L);
-        for (int kw = 0; kw < K; kw++) sum[kw] += d * load(row + (ow * v.S + kw) * L, L);
-      }
-    }
-    for (int kw = 0; kw < K; kw++)
-      for (Int i = 0; i < min(Int(L), left); i++) dw[(kh * K + kw) * v.C + i] += sum[kw][i];
+inline void row_weights(const T* in, Int step, const T* dy, Int n, T* sums) {
+  constexpr Int L = Lanes<T>::L;
+  Vec<T> sum[K];
+#pragma GCC unroll 8
+  for (int k = 0; k < K; k++) sum[k] = load(sums + k * L, L);
+  for (Int i = 0; i < n; i++) {
+    const Vec<T> d = load(dy + i * L, L);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) sum[k] += d * load(in + (i * step + k) * L, L);
   }
+#pragma GCC unroll 8
+  for (int k = 0; k < K; k++) store(sums + k * L, sum[k], L);
 }
 
 template <class T, int A>
@@ -311,92 +357,112 @@ void depthwise_backward(const Conv& v, const T* dz, const T* gate, const T* lift
                         const Affine<T>& post, const Back<T>& back, const T* x,
                         const Affine<T>* pre, const T* w, Int threads, T* dx, T* dw, T* sum,
                         T* sum_x) {
-  constexpr int L = Lanes<T>::L;
-  const Share share(threads, v, L);
-  const Int KK = v.K * v.K;
-  vector<double> dws(share.groups * KK * v.C), sums(share.groups * 2 * v.C);
-  parallel(share.groups * share.splits, [&](Int t) {
-    const Int g = t / share.splits, s = t % share.splits, chunks = (v.C + L - 1) / L;
-    const Int n0 = v.N * g / share.groups, n1 = v.N * (g + 1) / share.groups;
-    const Int c0 = chunks * s / share.splits * L, c1 = chunks * (s + 1) / share.splits * L;
-    const Int wide = v.wide(), wide_out = v.wide_out();
-    vector<T> in(v.H * wide * L), dy(v.OH * wide_out * L), weight(KK * L);
-    for (Int n = n0; n < n1; n++)
-      for (Int c = c0; c < min(c1, v.C); c += L) {
-        const Int left = v.C - c;
-        for (Int k = 0; k < KK; k++) store(&weight[k * L], load(w + k * v.C + c, left), L);
+  constexpr Int L = Lanes<T>::L;
+  const Int groups = Part::groups_of(v, threads), KK = v.K * v.K;
+  vector<double> dws(groups * KK * v.C), sums(groups * 2 * v.C);
+  parallel(Part::parts(v, threads, L), [&](Int t) {
+    const Part p(v, threads, t, L);
+    const vector<T> weight = by_vectors(v, p, w);
+    const Int vectors = (p.c1 - p.c0 + L - 1) / L;
+    Ring<T> in(v.K, v.wide(), v.left, vectors), dy(v.K, v.wide_out(), v.before(), vectors);
+    vector<T> some_dw(vectors * KK * L), some(2 * vectors * L);
+
+    const auto put_gradient = [&](Int n, Int oh) {  // of what the convolution gives
+      for (Int c = p.c0; c < p.c1; c += L) {
+        const Int left = v.C - c, at = (n * v.OH + oh) * v.OW * v.C + c;
+        const Vec<T> a = load(&post.scale[c], left), b = load(&post.shift[c], left);
+        const Vec<T> e = load(&back.slant[c], left), f = load(&back.lift[c], left);
+        const Vec<T> times = gate ? load(gate + n * v.C + c, left) : Vec<T>{} + T(1);
+        const Vec<T> plus = gate ? load(lift + n * v.C + c, left) : Vec<T>{};
+        T* to = dy.inside((c - p.c0) / L, oh);
+        for (Int i = 0; i < v.OW; i++) {
+          __builtin_prefetch(dz + at + (v.OW + i) * v.C, 0, 2);
+          __builtin_prefetch(y + at + (v.OW + i) * v.C, 0, 2);
+          const Vec<T> d = load(dz + at + i * v.C, left) * times + plus;
+          const Vec<T> u = load(y + at + i * v.C, left);
+          store(to + i * L, slope<T, A>(d, u * a + b) * a + u * e + f, L);
+        }
+      }
+    };
+    const auto weights = [&](Int oh) {
+      const Int first = oh * v.S - v.top;
+      for (Int vec = 0; vec < vectors; vec++)
+        for (Int kh = max(Int(0), -first); kh < min(v.K, v.H - first); kh++) {
+          const T *row = in.row(vec, first + kh), *d = dy.inside(vec, oh);
+          T* to = &some_dw[(vec * KK + kh * v.K) * L];
+          if (v.K == 3) row_weights<T, 3>(row, v.S, d, v.OW, to);
+          else if (v.K == 5) row_weights<T, 5>(row, v.S, d, v.OW, to);
+          else row_weights<T, 7>(row, v.S, d, v.OW, to);
+        }
+    };
+    const auto input = [&](Int n, Int h) {
+      for (Int c = p.c0; c < p.c1; c += L) {
+        const Int left = v.C - c, vec = (c - p.c0) / L;
         Vec<T> scale{}, shift{}, mean{};
         if (pre) {
           scale = load(&pre->scale[c], left), shift = load(&pre->shift[c], left);
           mean = load(&pre->mean[c], left);
         }
-        for (Int h = 0; h < v.H; h++) {
-          const T* from = x + (n * v.H + h) * v.W * v.C + c;
-          T* to = &in[(h * wide + v.left) * L];
-          for (Int i = 0; i < v.W; i++) {
-            Vec<T> u = load(from + i * v.C, left);
-            if (pre) u = act<T, A>(u * scale + shift);
-            store(to + i * L, u, L);
-          }
-        }
-        {
-          const Vec<T> a = load(&post.scale[c], left), b = load(&post.shift[c], left);
-          const Vec<T> e = load(&back.slant[c], left), f = load(&back.lift[c], left);
-          Vec<T> times{}, plus{};
-          if (gate) times = load(gate + n * v.C + c, left), plus = load(lift + n * v.C + c, left);
-          for (Int oh = 0; oh < v.OH; oh++) {
-            const Int at = (n * v.OH + oh) * v.OW * v.C + c;
-            T* to = &dy[(oh * wide_out + v.before()) * L];
-            for (Int i = 0; i < v.OW; i++) {
-              Vec<T> d = load(dz + at + i * v.C, left);
-              const Vec<T> u = load(y + at + i * v.C, left);
-              if (gate) d = d * times + plus;
-              store(to + i * L, slope<T, A>(d, u * a + b) * a + u * e + f, L);
+        Vec<T> total = load(&some[2 * vec * L], L), total_x = load(&some[(2 * vec + 1) * L], L);
+        for (Int b = 0; b < min(v.S, v.W); b++) {  // columns that meet the same kernel columns
+          const Int kw = (b + v.left) % v.S, count = (v.K - kw + v.S - 1) / v.S;
+          const Int ow = (b + v.left - kw) / v.S + v.before();
+          tiles((v.W - b + v.S - 1) / v.S, [&](Int j, auto tile) {
+            constexpr int TILE = decltype(tile)::value;
+            Vec<T> out[TILE] = {};
+            for (Int kh = (h + v.top) % v.S; kh < v.K && kh <= h + v.top; kh += v.S) {
+              const Int oh = (h + v.top - kh) / v.S;
+              if (oh >= v.OH) continue;
+              const T* columns = &weight[(vec * KK + kh * v.K + kw) * L];
+              taps<T, TILE>(out, dy.row(vec, oh) + (ow + j) * L, 1, columns, count, v.S, -1);
             }
-          }
-        }
-        double* own = &dws[g * KK * v.C + c];
-        if (v.K == 3) weight_gradient<T, 3>(v, &in[0], wide, &dy[0], wide_out, own, left);
-        else if (v.K == 5) weight_gradient<T, 5>(v, &in[0], wide, &dy[0], wide_out, own, left);
-        else weight_gradient<T, 7>(v, &in[0], wide, &dy[0], wide_out, own, left);
-        for (Int h = 0; h < v.H; h++) {
-          Vec<T> total{}, total_x{};
-          for (Int b = 0; b < min(v.S, v.W); b++) {  // columns whose kernel columns are the same
-            const Int first = (b + v.left) % v.S, ow = v.before() + (b + v.left - first) / v.S;
-            tiles((v.W - b + v.S - 1) / v.S, [&](Int j, auto tile) {
-              constexpr int TILE = decltype(tile)::value;
-              Vec<T> out[TILE] = {};
-              for (Int kh = (h + v.top) % v.S; kh < v.K; kh += v.S) {
-                const Int oh = (h + v.top - kh) / v.S;
-                if (oh < 0 || oh >= v.OH || h + v.top < kh) continue;
-                const T* row = &dy[(oh * wide_out + ow + j) * L];
-                taps<T, TILE>(out, row, 1, first, v.K, v.S, 1, &weight[kh * v.K * L]);
+            Vec<T> own{}, own_x{};
+            const Int start = ((n * v.H + h) * v.W + b + j * v.S) * v.C + c;
+#pragma GCC unroll 8
+            for (int i = 0; i < TILE; i++) {
+              const Int at = start + i * v.S * v.C;
+              Vec<T> d = out[i];
+              __builtin_prefetch(dx + at + v.W * v.C, 1, 2);
+              if (pre) {
+                const Vec<T> u = load(x + at, left);
+                d = slope<T, A>(d, u * scale + shift);
+                own += d;
+                own_x += d * (u - mean);
               }
-              for (int i = 0; i < TILE; i++) {
-                const Int at = ((n * v.H + h) * v.W + b + (j + i) * v.S) * v.C + c;
-                Vec<T> d = out[i];
-                if (pre) {
-                  const Vec<T> u = load(x + at, left);
-                  d = slope<T, A>(d, u * scale + shift);
-                  total += d;
-                  total_x += d * (u - mean);
-                }
-                store(dx + at, d, left);
-              }
-            });
-          }
-          if (pre)
-            for (Int i = 0; i < min(Int(L), left); i++) {
-              sums[2 * g * v.C + c + i] += total[i];
-              sums[(2 * g + 1) * v.C + c + i] += total_x[i];
+              store(dx + at, d, left);
             }
+            total += own;
+            total_x += own_x;
+          });
         }
+        store(&some[2 * vec * L], total, L);
+        store(&some[(2 * vec + 1) * L], total_x, L);
       }
+    };
+
+    for (Int n = p.n0; n < p.n1; n++) {
+      Int packed = 0, done = 0;
+      for (Int oh = 0; oh < v.OH; oh++) {
+        for (; packed < min(v.H, oh * v.S - v.top + v.K); packed++)
+          put_row<T, A>(v, p, x, pre, n, packed, in);
+        put_gradient(n, oh);
+        weights(oh);
+        const Int ready = oh + 1 == v.OH ? v.H : min(v.H, (oh + 1) * v.S - v.top);
+        for (; done < ready; done++) input(n, done);
+      }
+      for (Int c = p.c0; c < p.c1; c++) {
+        const Int vec = (c - p.c0) / L, i = (c - p.c0) % L;
+        for (Int k = 0; k < KK; k++) dws[(p.g * KK + k) * v.C + c] += some_dw[(vec * KK + k) * L + i];
+        for (Int k = 0; k < 2; k++) sums[(2 * p.g + k) * v.C + c] += some[(2 * vec + k) * L + i];
+      }
+      std::fill(some_dw.begin(), some_dw.end(), T(0));
+      std::fill(some.begin(), some.end(), T(0));
+    }
   });
-  add_parts(dws, share.groups, KK * v.C, dw);
+  add_parts(dws, groups, KK * v.C, dw);
   if (pre) {
     vector<T> both(2 * v.C);
-    add_parts(sums, share.groups, 2 * v.C, &both[0]);
+    add_parts(sums, groups, 2 * v.C, &both[0]);
     std::copy(both.begin(), both.begin() + v.C, sum);
     std::copy(both.begin() + v.C, both.end(), sum_x);
   }
