@@ -85,7 +85,7 @@ class Setting:
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 
-def pair(seed: int) -> tuple[nn.Module, SuperNet]:
+def pair(seed: int) -> tuple[Any, SuperNet]:
     """The two supernets with the same fresh weights, passed over as a file."""
     from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
     from ofa.utils import init_models
@@ -101,7 +101,7 @@ def pair(seed: int) -> tuple[nn.Module, SuperNet]:
     return theirs, ours
 
 
-def their_step(theirs: nn.Module, setting: Setting) -> Step:
+def their_step(theirs: Any, setting: Setting) -> Step:
     """`train_one_epoch` of `ofa`, one batch of it."""
     from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
     from ofa.utils import (
@@ -117,7 +117,10 @@ def their_step(theirs: nn.Module, setting: Setting) -> Step:
     theirs.to(setting.device)
     optimizer = torch.optim.SGD(
         [
-            {"params": theirs.get_parameters(["bn", "bias"], mode="exclude"), "weight_decay": DECAY},
+            {
+                "params": theirs.get_parameters(["bn", "bias"], mode="exclude"),
+                "weight_decay": DECAY,
+            },
             {"params": theirs.get_parameters(["bn", "bias"], mode="include"), "weight_decay": 0},
         ],
         RATE,
@@ -165,9 +168,8 @@ def our_step(ours: SuperNet, setting: Setting) -> Step:
         ours.train()
         images = work.images.contiguous(memory_format=layout)
         optimizer.zero_grad(set_to_none=True)
-        with setting.autocast():
-            with torch.no_grad():
-                soft = teacher(images).float().softmax(dim=1)
+        with setting.autocast(), torch.no_grad():
+            soft = teacher(images).float().softmax(dim=1)
         losses = []
         for arch in work.archs:
             with setting.autocast():
@@ -291,13 +293,19 @@ def profiled(setting: Setting, batch: int, resolution: int) -> None:
         with profile(activities=kinds) as found:
             for _ in range(3):
                 step(draw.work())
-        own = f"self_{setting.device.type}_time_total" if len(kinds) == 1 else "self_device_time_total"
+        own = (
+            f"self_{setting.device.type}_time_total"
+            if len(kinds) == 1
+            else "self_device_time_total"
+        )
         print(f"\n{name}")
         rows = sorted(found.key_averages(), key=lambda row: -getattr(row, own))
         total = sum(getattr(row, own) for row in rows)
         for row in rows[:12]:
             taken = getattr(row, own)
-            print(f"  {row.key[:52]:52} {taken / 3e3:9.1f} ms {taken / total:6.1%} {row.count // 3:6}")
+            print(
+                f"  {row.key[:52]:52} {taken / 3e3:9.1f} ms {taken / total:6.1%} {row.count // 3:6}"
+            )
         print(f"  {'all':52} {total / 3e3:9.1f} ms")
 
 

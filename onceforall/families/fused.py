@@ -30,15 +30,15 @@ def usable(x: Tensor, *modules: nn.Module | None) -> bool:
     """Whether the operations here may compute what these modules compute of `x`: batch norms of
     the batch's statistics, in float32 or float64 on the CPU, with no hooks, modes, transforms or
     tracing that would have to know of each module's or operation's part."""
-    if not (x.device.type == "cpu" and x.dtype in kernels.SUFFIX and x.dim() == 4):
-        return False
     if type(x) not in (Tensor, nn.Parameter) or torch.is_autocast_enabled("cpu"):
+        return False  # torch.fx traces with what is no tensor
+    if not (x.device.type == "cpu" and x.dtype in kernels.SUFFIX and x.dim() == 4):
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None or _has_any_global_hook():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     return all(m is None or _plain(m, x.dtype) for m in modules) and kernels.available()
 
@@ -81,7 +81,9 @@ def _plain(module: nn.Module, dtype: torch.dtype) -> bool:
     return all(p is None or (p.dtype == dtype and p.device.type == "cpu") for p in own)
 
 
-def norm_act(x: Tensor, norm: nn.BatchNorm2d, act: int = 0, shortcut: Tensor | None = None) -> Tensor:
+def norm_act(
+    x: Tensor, norm: nn.BatchNorm2d, act: int = 0, shortcut: Tensor | None = None
+) -> Tensor:
     """(N, C, H, W) -> the same: `act` of the norm of `x`, then the shortcut added."""
     out, mean, var = _NormAct.apply(x, norm.weight, norm.bias, shortcut, act, norm.eps)
     _follow(norm, mean, var, rows(x))
@@ -105,12 +107,22 @@ def norm_act_between(
     padding: tuple[int, int, int, int],  # top, bottom, left, right
 ) -> Tensor:
     """(N, C, H, W) -> (N, C, H', W')"""
+    pre: tuple[Tensor | None, Tensor | None, float]
     pre = (None, None, 0.0) if before is None else (before.weight, before.bias, before.eps)
-    gates = (None,) * 4
+    gates: tuple[Tensor | None, ...] = (None,) * 4
     if gate is not None:
         gates = (gate.reduce.weight, gate.reduce.bias, gate.expand.weight, gate.expand.bias)
     out, mean, var, pre_mean, pre_var = _Between.apply(
-        x, *pre, conv.weight, after.weight, after.bias, after.eps, *gates, act, conv.stride[0], padding
+        x,
+        *pre,
+        conv.weight,
+        after.weight,
+        after.bias,
+        after.eps,
+        *gates,
+        act,
+        conv.stride[0],
+        padding,
     )
     if before is not None:
         _follow(before, pre_mean, pre_var, rows(x))
@@ -199,9 +211,7 @@ def _input_gradient(
     g: Tensor, x: Tensor, norm: _Norm, act: int, sums: Tensor, out: Tensor | None = None
 ) -> Tensor:
     out = torch.empty_like(x, memory_format=LAST) if out is None else out
-    kernels.call(
-        "backward_input", x.dtype, g, x, *_rows(x), *norm, act, sums[0], sums[1], out
-    )
+    kernels.call("backward_input", x.dtype, g, x, *_rows(x), *norm, act, sums[0], sums[1], out)
     return out
 
 

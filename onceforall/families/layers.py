@@ -290,6 +290,8 @@ class MBConv(nn.Module):
         conv = depthwise.conv
         if act is None or not same or not fused.covers(conv) or not fused.usable(x, *parts):
             return None
+        if fused.rows(x[:, :, :: conv.stride[0], :: conv.stride[0]]) < 2:
+            return None  # a batch norm says what is wrong with a single value
         y = x if expand is None else expand.conv(x)
         if isinstance(conv, SameConv2d):
             left, right, top, bottom = conv.pads(y)
