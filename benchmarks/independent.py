@@ -38,17 +38,18 @@ from onceforall.progress import say, track
 from onceforall.space import Arch
 from onceforall.supernet import (
     SuperNet,
-    accuracy,
     calibrate,
     calibrated,
     load_network,
     placing,
     save_network,
+    score,
     unlabelled_batches,
 )
 from onceforall.supernet.scoring import CALIBRATION_IMAGES
-from onceforall.training import Curriculum, PhaseSettings, Settings, curriculum, load_settings, loop
-from onceforall.training.objectives import supervised
+from onceforall.supernet.tasks import labels_loss
+from onceforall.training import Curriculum, PhaseSettings, Settings, curriculum, load_settings
+from onceforall.training.optimizers import optimizer_of
 from onceforall.training.scale import family_of
 
 FACTORS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's learning rates
@@ -82,7 +83,7 @@ def main() -> None:
             command.add_argument("--factor", type=float, required=True, help="of learning rates")
             command.add_argument("--lr", type=float, required=True, help="of lone networks")
     given = parser.parse_args()
-    {"tune": tune, "train": train, "score": score}[given.command](given)
+    {"tune": tune, "train": train, "score": score_all}[given.command](given)
 
 
 # --- the two sides
@@ -107,8 +108,8 @@ def images_of(settings: Settings, found: data.Data) -> int:
 
 
 def _curriculum(settings: Settings, found: data.Data) -> Curriculum:
-    shares = [phase.share(len(found.train), settings.batch_size) for phase in settings.phases]
-    return curriculum(family_of(settings, found).space, shares)
+    plans = [phase.plan(len(found.train), settings.batch_size) for phase in settings.phases]
+    return curriculum(family_of(settings, found).space, plans)
 
 
 def archs_of(family: Family, seed: int, n: int) -> list[Arch]:
@@ -132,15 +133,15 @@ def train_alone(
     network.to(memory_format=torch.channels_last)
     steps = images // settings.batch_size
     alone = PhaseSettings("alone", lr=lr, steps=steps, warmup=WARMUP)
-    plan = curriculum(family.space, [alone.share(len(found.train), settings.batch_size)])
+    plan = curriculum(family.space, [alone.plan(len(found.train), settings.batch_size)])
     phase = plan.phases[0]
-    optimizer = loop.sgd(network, settings)
+    optimizer = optimizer_of(network, settings)
     place = placing(network)
     stream = found.train.stream(_batches(settings, len(found.train), arch.resolution, steps))
     for step, (batch, labels) in enumerate(track(stream, "alone", steps)):
         for group in optimizer.param_groups:
             group["lr"] = phase.learning_rate(step)
-        loss = supervised(network(place(batch)), labels, settings.label_smoothing)
+        loss = labels_loss(network(place(batch)), labels, settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -212,7 +213,7 @@ def train(given: argparse.Namespace) -> None:
                 save_network(path, alone, family, arch, facts)
 
 
-def score(given: argparse.Namespace) -> None:
+def score_all(given: argparse.Namespace) -> None:
     """Every network in OUT on the test images, once; a table for each length."""
     rows = []
     for shared in sorted(given.out.glob("x*/seed*/shared-*.safetensors")):
@@ -262,7 +263,7 @@ def _half_width(values: Sequence[float]) -> float:
 
 
 def _scored(network: nn.Module, arch: Arch, images: Images) -> float:
-    return accuracy(network, arch.resolution, images).top1
+    return score(network, arch.resolution, images).value
 
 
 def _note(out: Path, row: Row) -> None:

@@ -114,7 +114,7 @@ def top1(supernet: SuperNet, arch: Arch, calibration: Images, scored: Images) ->
     requests = in_order(len(calibration), CALIBRATION_BATCH, size)
     calibrate(network, (x for x, _ in calibration.stream(requests)))
     batches = scored.stream(in_order(len(scored), BATCH, size))
-    return evaluate(in_onnxruntime(network, size), batches).top1
+    return evaluate(in_onnxruntime(network, size), batches).value
 
 
 def subnetworks_table(

@@ -20,10 +20,13 @@ class Bar:
     def __init__(self, update: object, task: object) -> None:
         self._update, self._task = update, task
 
-    def advance(self, steps: int = 1, note: str | None = None) -> None:
+    def advance(self, steps: int = 1) -> None:
         if self._update is not None:
-            extra = {} if note is None else {"note": note}
-            self._update(self._task, advance=steps, **extra)  # type: ignore[operator]
+            self._update(self._task, advance=steps)  # type: ignore[operator]
+
+    def note(self, text: str) -> None:
+        if self._update is not None:
+            self._update(self._task, note=text)  # type: ignore[operator]
 
 
 @contextmanager

@@ -421,6 +421,15 @@ train G/tiny.yaml data.name=fashion-mnist data.root=G/idx | idx/train-images-idx
 train G/tiny.yaml data.validation=0                 | validation: 0
 train G/tiny.yaml data.validation=100000            | validation: 100000
 train G/tiny.yaml data.augmentation=blur            | augmentation: 'blur'
+train G/tiny.yaml data.augmentation=flip+randaugment:99 | randaugment 99 is not from 0 to 30
+train G/tiny.yaml data.augmentation=crop+shift      | crop and shift are one or the other
+train G/tiny.yaml data.hold=some                    | hold: 'some'; there are auto, always, never
+train G/tiny.yaml data.hold=1                       | hold: 1 is not a text
+train G/tiny.yaml data.balance=classes              | balance: 'classes'; there are none, sampling
+train G/tiny.yaml data.name=G/none-{0..3}.tar       | none-0.tar: no such file, one of 4
+train G/tiny.yaml data.name=G/none-{3..0}.tar       | {3..0} is not a range
+train G/tiny.yaml data.name=G/broken.tar            | broken.tar: not a .tar file, or damaged
+train G/tiny.yaml data.name=G/shards                | shards/a.tar: no images in it
 train G/tiny.yaml data.channels=2                   | channels
 train G/tiny.yaml data.workers=-1                   | workers
 train G/tiny.yaml data.unreadable=2                 | unreadable
@@ -516,6 +525,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("words/a", "words/b"):
         (root / folder).mkdir(parents=True)
         (root / folder / "readme.txt").write_text("no image")
+    (root / "broken.tar").write_bytes(b"no tar" * 200)
+    (root / "shards").mkdir()
+    (root / "shards" / "a.tar").write_bytes(bytes(10240))
     (root / "idx").mkdir()
     (root / "idx" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03")
     (root / "unfinished").mkdir()

@@ -20,9 +20,11 @@ from onceforall.data import (
     Source,
     in_order,
     list_folder,
+    reading,
 )
-from onceforall.data import images as pixels_of
-from onceforall.data.images import augmented, center, open_image
+from onceforall.data import files as reading_files
+from onceforall.data.augmentation import parse
+from onceforall.data.decoding import augmented, center, open_image
 from onceforall.errors import InputError
 
 PLAIN = Normalisation((0.0,), (1.0,))
@@ -167,8 +169,8 @@ def test_evaluated_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.M
     files, _ = list_folder(folder_of(tmp_path, size=90))
     images = FileImages(files.paths, files.labels, Normalisation((0.5,) * 3, (0.5,) * 3))
     opened = []
-    real = pixels_of.open_image
-    monkeypatch.setattr(pixels_of, "open_image", lambda *a: opened.append(a) or real(*a))
+    real = reading.open_image
+    monkeypatch.setattr(reading, "open_image", lambda *a: opened.append(a) or real(*a))
     first = list(images.stream(in_order(len(images), 10, 70)))
     again = list(images.stream(in_order(len(images), 10, 70)))
     assert len(opened) == 36
@@ -177,7 +179,7 @@ def test_evaluated_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.M
         assert torch.equal(y, v)
     list(images.stream(in_order(len(images), 10, 66)))
     assert len(opened) == 72
-    monkeypatch.setattr(pixels_of, "DECODED_BYTES", 36 * 3 * 70 * 70)
+    monkeypatch.setattr(reading_files, "DECODED_BYTES", 36 * 3 * 70 * 70)
     list(images.stream(in_order(len(images), 12, 70)))  # other batches: the older ones go
     list(images.stream(in_order(len(images), 12, 70)))
     assert len(opened) == 108
@@ -305,7 +307,7 @@ def test_random_crops_cover_little_and_all() -> None:
 
     image = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
     for seed in range(20):
-        assert augmented(image, 24, "crop+flip+color", random.Random(seed)).size == (24, 24)
+        assert augmented(image, 24, parse("crop+flip+color"), random.Random(seed)).size == (24, 24)
     assert center(image, 100).size == (100, 100)
 
 
@@ -347,7 +349,7 @@ def test_a_failed_download_is_one_line_of_ours(
         raise error
 
     monkeypatch.setattr(f"torchvision.datasets.{make}", fails)
-    monkeypatch.setattr("onceforall.data.sources.FASHION_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("onceforall.data.named.FASHION_FOLDER", tmp_path / "none")
     monkeypatch.setenv("ONCEFORALL_CACHE", str(tmp_path))
     with pytest.raises(InputError) as caught:
         data.load(Source(name))

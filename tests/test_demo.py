@@ -10,7 +10,7 @@ import pytest
 
 from onceforall import families
 from onceforall.costs import cost_tables
-from onceforall.data import sources
+from onceforall.data import named
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.pipeline import demonstration
@@ -44,8 +44,8 @@ def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         demonstration.demo(tmp_path / "out", [3.0], "digits", SHORT)
 
 
-class Foretold:
-    """Says what a function of the MACs, in millions, says."""
+class FromMacs:
+    """Predicts a function of the MACs, in millions."""
 
     def __init__(self, family: Family, of_macs: Callable[[np.ndarray], np.ndarray]) -> None:
         self.macs, self.of_macs = cost_tables(family)["macs"], of_macs
@@ -55,27 +55,30 @@ class Foretold:
         return Prediction(mean, np.zeros(len(mean)), np.zeros(len(mean), bool))
 
 
-def test_budgets_are_placed_where_accuracy_rises() -> None:
-    """By hand: accuracy rises with latency up to half of its range and no further, so each quarter
+def test_budgets_are_placed_where_the_score_rises() -> None:
+    """By hand: the score rises with latency up to half of its range and no further, so each quarter
     of the rise is a quarter of that half, or the next of the latencies looked at."""
     family = families.get("mbv3_mini", in_channels=1, classes=10, resolutions=(12, 16))
     ends = [family.space.encode([a]) for a in (family.space.smallest(), family.space.largest())]
-    latency = Foretold(family, lambda macs: macs)
+    latency = FromMacs(family, lambda macs: macs)
     low, high = (float(latency.predict(end).mean[0]) for end in ends)
     knee = low + 0.5 * (high - low)
-    accuracy = Foretold(family, lambda macs: 80 + 10 * np.minimum(macs - low, knee - low))
-    shop = SimpleNamespace(
-        supernet=SimpleNamespace(space=family.space), risk=1.0, accuracy=accuracy, latency=latency
+    score = FromMacs(family, lambda macs: 80 + 10 * np.minimum(macs - low, knee - low))
+    evidence = SimpleNamespace(
+        supernet=SimpleNamespace(space=family.space),
+        risk=1.0,
+        score_predictor=score,
+        latency_predictor=latency,
     )
-    found = demonstration._placed(shop, low, high)  # type: ignore[arg-type]
+    found = demonstration._placed(evidence, low, high)  # type: ignore[arg-type]
     assert len(found) == demonstration.BUDGETS
     asked = np.linspace(low, high, demonstration.FRONT + 1)[1:]
     for share, budget in zip((0.25, 0.5, 0.75), found, strict=True):
         at = asked[asked > low + share * (knee - low)][0]  # search meets it nearly, not exactly
         assert at <= budget <= 1.1 * demonstration.MARGIN * asked[list(asked).index(at) + 1]
-    flat = Foretold(family, lambda macs: 80 - macs)
-    shop.accuracy = flat
-    even = demonstration._placed(shop, low, high)  # type: ignore[arg-type]
+    flat = FromMacs(family, lambda macs: 80 - macs)
+    evidence.score_predictor = flat
+    even = demonstration._placed(evidence, low, high)  # type: ignore[arg-type]
     assert even == [demonstration._rounded_up(low + s * (high - low)) for s in (0.25, 0.5, 0.75)]
     assert [demonstration._rounded_up(v) for v in (0.0331, 0.033, 4.01)] == [0.034, 0.033, 4.1]
 
@@ -86,7 +89,7 @@ def test_without_fashion_mnist_digits_are_used_and_it_says_so(
     def absent(source: object) -> object:
         raise InputError("data: Fashion-MNIST is nowhere")
 
-    monkeypatch.setitem(sources._NAMED, "fashion-mnist", absent)
+    monkeypatch.setitem(named.NAMED, "fashion-mnist", absent)
     settings, found = demonstration._data(None, [])
     assert (settings.data.name, found.name) == ("digits", "digits")
     assert "using scikit-learn's digits instead" in capsys.readouterr().err

@@ -477,7 +477,11 @@ BAD: list[tuple[Callable[..., nn.Module], dict[str, Any], str]] = [
     ),
     (lambda n: [n], {"n": (1, 2)}, "build returned list, no nn.Module"),
     (lambda n: nn.Linear(n, 2), {"n": (1, 2)}, "does not run on images (2, 3, 8, 8)"),
-    (lambda n: nn.Conv2d(3, n, 1), {"n": (1, 2)}, "give (2, 2, 8, 8), not (images, classes)"),
+    (
+        lambda n: nn.Sequential(nn.Conv2d(3, n, 1), nn.Flatten(0)),
+        {"n": (1, 2)},
+        "give (256,), not (images, classes, ...)",
+    ),
 ]
 
 

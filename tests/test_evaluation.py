@@ -1,5 +1,6 @@
 """Top-1 and top-5 by hand."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,17 @@ def test_counts_by_hand() -> None:
     logits = torch.eye(7)[[0, 1, 2, 3]] + torch.arange(7.0) / 100  # row i ranks i, 6, 5, 4, 3
     labels = torch.tensor([0, 5, 0, 3])  # first; third; not among five; first
     found = evaluate(lambda x: logits[: len(x)], [(torch.zeros((4, 1)), labels)])
-    assert (found.top1, found.top5, found.n) == (50.0, 75.0, 4)
-    assert 24 < found.top1_stderr < 26
+    assert (found.value, found.values, found.n) == (50.0, {"top1": 50.0, "top5": 75.0}, 4)
+    assert found.stderr == 25.0  # 100 sqrt(0.5 * 0.5 / 4)
 
 
 def test_few_classes_and_no_images() -> None:
     found = evaluate(lambda x: torch.eye(2), [(torch.zeros((2, 1)), torch.tensor([0, 0]))])
-    assert (found.top1, found.top5) == (50.0, 100.0)
-    assert evaluate(lambda x: x, []).n == 0
+    assert found.values == {"top1": 50.0, "top5": 100.0}
+    none = evaluate(lambda x: x, [])
+    assert none.n == 0
+    assert math.isnan(none.value)
+    assert none + found == found + none == found
 
 
 def test_a_folder_of_validation_images_is_taken_whole(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from onceforall.data import list_folder
-from onceforall.data.folders import Split, changed, read_split
+from onceforall.data.folders import read_split
+from onceforall.data.splits import Split, changed
 from onceforall.errors import InputError
 
 PARTS = ("train", "validation", "test")

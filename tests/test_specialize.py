@@ -23,27 +23,30 @@ from onceforall.export import run_onnx
 from onceforall.families.layers import Layer, layer
 from onceforall.families.mobilenetv3 import MobileNetV3
 from onceforall.pipeline import (
+    Evidence,
     Limits,
     Run,
-    Workshop,
     collecting,
+    gather_evidence,
     open_run,
-    open_workshop,
     refuse_impossible,
     specialize,
 )
-from onceforall.pipeline.specializing import ROUNDS, propose, reference
-from onceforall.pipeline.workshop import disagrees
+from onceforall.pipeline.delivering import reference
+from onceforall.pipeline.evidence import disagrees
+from onceforall.pipeline.specializing import ROUNDS, propose
 from onceforall.predictors import Prediction, Predictor, stalled
 from onceforall.records import Record, read_jsonl, read_labels, write_jsonl
 from onceforall.search import Infeasible
 from onceforall.space import Arch, Population
 from onceforall.supernet import (
+    TOP1,
+    Score,
     SuperNet,
-    accuracy,
     calibrated,
     load_network,
     save_network,
+    score,
     torch_device,
 )
 from onceforall.training import load_settings
@@ -68,26 +71,26 @@ def run(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Run:
 
 
 @pytest.fixture(scope="module")
-def shop(run: Run, digits: Data) -> Workshop:
-    return open_workshop(run, digits, Target(), accuracy_samples=12, latency_samples=16, images=100)
+def evidence(run: Run, digits: Data) -> Evidence:
+    return gather_evidence(run, digits, Target(), score_samples=12, latency_samples=16, images=100)
 
 
-def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, shop: Workshop) -> None:
+def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, evidence: Evidence) -> None:
     path = run.folder / "accuracy.jsonl"
     records = read_jsonl(path)
     assert len({r.arch for r in records}) == len(records) == 12
     assert {r.arch for r in records} >= {
-        shop.supernet.space.smallest(),
-        shop.supernet.space.largest(),
+        evidence.supernet.space.smallest(),
+        evidence.supernet.space.largest(),
     }
     assert all(r.provenance["images"] == 100 for r in records)
-    assert collecting.accuracies(run.supernet, digits, 14, path, 100) == 2
-    assert collecting.accuracies(run.supernet, digits, 14, path, 100) == 0
+    assert collecting.collect_scores(run.supernet, digits, 14, path, 100) == 2
+    assert collecting.collect_scores(run.supernet, digits, 14, path, 100) == 0
     assert read_jsonl(path)[:12] == records
-    assert collecting.accuracies(run.supernet, digits, 15, path) == 1
+    assert collecting.collect_scores(run.supernet, digits, 15, path) == 1
     assert read_jsonl(path)[-1].provenance["images"] == 100
     with pytest.raises(InputError, match="were scored on 100 images, not on 50; name another"):
-        collecting.accuracies(run.supernet, digits, 16, path, 50)
+        collecting.collect_scores(run.supernet, digits, 16, path, 50)
     moved = replace(digits, name="the same images, elsewhere")
     assert collecting.scored_on(path, run.supernet, moved, None) == 100
     others = replace(digits, contents={"validation": {"0": [1, "another digest"]}})
@@ -125,14 +128,14 @@ def test_an_unreadable_image_does_not_split_the_records(
     assert len(next(iter(damaged.validation.stream(in_order(9, 9, 12))))[1]) == 8
     path = tmp_path / "accuracy.jsonl"
     for images in (None, len(digits.validation)):
-        collecting.accuracies(run.supernet, damaged, 2 if images is None else 3, path, images)
-    collecting.add_accuracy(
+        collecting.collect_scores(run.supernet, damaged, 2 if images is None else 3, path, images)
+    collecting.add_score(
         path,
         run.supernet,
         damaged,
         collecting.scored_on(path, run.supernet, damaged, None),
         run.supernet.space.random(np.random.default_rng(9)),
-        50.0,
+        Score(TOP1, {"top1": 50.0}, 100, 100),
     )
     assert collecting.scored_on(path, run.supernet, damaged, None) == len(digits.validation)
     assert {r.provenance["images"] for r in read_jsonl(path)} == {len(digits.validation)}
@@ -147,16 +150,16 @@ def test_records_of_another_supernet_are_not_mixed(
     name = collecting.digest(run.supernet)
     again = open_run(run.folder).supernet.to(memory_format=torch.channels_last)
     assert collecting.digest(again) == name
-    assert collecting.accuracies(run.supernet, digits, 2, path, 50) == 2
+    assert collecting.collect_scores(run.supernet, digits, 2, path, 50) == 2
     assert [r.provenance["supernet"] for r in read_jsonl(path)] == [name] * 2
-    assert collecting.accuracies(again, digits, 3, path, 50) == 1
+    assert collecting.collect_scores(again, digits, 3, path, 50) == 1
     with torch.no_grad():
         next(again.parameters()).view(-1)[0] += 1e-3
     other = collecting.digest(again)
     for ask in (
-        lambda: collecting.accuracies(again, digits, 4, path, 50),
-        lambda: collecting.accuracies(again, digits, 3, path),  # nothing is missing
-        lambda: open_workshop(replace(run, folder=tmp_path, supernet=again), digits, Target()),
+        lambda: collecting.collect_scores(again, digits, 4, path, 50),
+        lambda: collecting.collect_scores(again, digits, 3, path),  # nothing is missing
+        lambda: gather_evidence(replace(run, folder=tmp_path, supernet=again), digits, Target()),
     ):
         with pytest.raises(InputError) as error:
             ask()
@@ -167,7 +170,7 @@ def test_records_of_another_supernet_are_not_mixed(
     old = tmp_path / "old.jsonl"
     write_jsonl(old, [without(r, "supernet") for r in read_jsonl(path)])
     with pytest.raises(InputError, match=r"supernet: its records .* of one that they do not name"):
-        collecting.accuracies(run.supernet, digits, 4, old)
+        collecting.collect_scores(run.supernet, digits, 4, old)
     assert len(read_labels(old, run.supernet.space, "top1")) == 3
     assert len(read_jsonl(path)) == len(read_jsonl(old)) == 3
 
@@ -184,14 +187,14 @@ def test_latencies_of_another_machine_or_runtime_are_not_mixed(
     here = devices.provenance(target)
     path = tmp_path / f"latency-{target}.jsonl"
     monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
-    assert collecting.latencies(family, target, 3, path) == 3
+    assert collecting.collect_latencies(family, target, 3, path) == 3
     assert all(r.provenance.items() >= here.items() for r in read_jsonl(path))
     for field, value in (("runtime", "onnxruntime 0.1"), ("processor", "abacus")):
         with monkeypatch.context() as patch:
             patch.setattr(devices, "provenance", lambda _, f=field, v=value: {**here, f: v})
             for ask in (
-                lambda: collecting.latencies(family, target, 3, path),
-                lambda: open_workshop(replace(run, folder=tmp_path), digits, target),
+                lambda: collecting.collect_latencies(family, target, 3, path),
+                lambda: gather_evidence(replace(run, folder=tmp_path), digits, target),
             ):
                 with pytest.raises(InputError) as error:
                     ask()
@@ -200,12 +203,12 @@ def test_latencies_of_another_machine_or_runtime_are_not_mixed(
                     f" new ones would be of {value}; name another file"
                 )
             batch = Target(batch=2)  # of another target nothing was measured yet
-            assert collecting.latencies(family, batch, 2, path) == 2
+            assert collecting.collect_latencies(family, batch, 2, path) == 2
         assert [r.device for r in read_jsonl(path)] == [str(target)] * 3 + [str(batch)] * 2
         write_jsonl(path, read_jsonl(path)[:3], overwrite=True)
     write_jsonl(path, [without(r, "runtime") for r in read_jsonl(path)], overwrite=True)
     with pytest.raises(InputError, match=r"runtime: its records .* of one that they do not name"):
-        collecting.latencies(family, target, 4, path)
+        collecting.collect_latencies(family, target, 4, path)
 
 
 def test_labelling_stops_when_the_error_does(
@@ -217,8 +220,8 @@ def test_labelling_stops_when_the_error_does(
     monkeypatch.setattr(collecting, "NEXT_ROUNDS", 5)
     path = tmp_path / "accuracy.jsonl"
 
-    def label(most: int) -> collecting.Learning:
-        return collecting.informative_accuracies(run.supernet, digits, most, path, 60)
+    def label(most: int) -> collecting.Labelling:
+        return collecting.collect_until_settled(run.supernet, digits, most, path, 60)
 
     first = label(22)
     assert (first.added, len(first.errors), first.settled) == (22, 2, False)
@@ -243,7 +246,7 @@ def test_labels_lie_near_the_budgets(
     macs = cost_tables(run.supernet.family)["macs"]
     budget = float(np.median(macs(space.sample(np.random.default_rng(0), 500))))
     path = tmp_path / "accuracy.jsonl"
-    collecting.informative_accuracies(
+    collecting.collect_until_settled(
         run.supernet, digits, 30, path, 60, cost=macs, budgets=[budget]
     )
     costs = macs(space.encode([r.arch for r in read_jsonl(path)]))
@@ -252,10 +255,10 @@ def test_labels_lie_near_the_budgets(
 
 
 def test_specialised_files_are_what_the_card_says(
-    shop: Workshop, digits: Data, tmp_path: Path
+    evidence: Evidence, digits: Data, tmp_path: Path
 ) -> None:
     limits = Limits(latency_ms=5.0, macs=1.2e6)
-    found = specialize(shop, limits, tmp_path / "out")
+    found = specialize(evidence, limits, tmp_path / "out")
     assert found.macs <= 1.2e6
     assert found.latency_measured_ms <= 5.0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -273,28 +276,28 @@ def test_specialised_files_are_what_the_card_says(
         logits = run_onnx(tmp_path / "out/network.onnx", x)
         assert np.allclose(logits, network(x).detach(), atol=1e-4)
         hits.append((logits.argmax(1) == y).float().mean().item())
-    assert found.top1_test == pytest.approx(100 * np.mean(hits), abs=0.01)
+    assert found.test == pytest.approx(100 * np.mean(hits), abs=0.01)
     with pytest.raises(InputError, match="exists already"):
-        specialize(shop, limits, tmp_path / "out")
+        specialize(evidence, limits, tmp_path / "out")
 
 
-def test_proposals_are_within_all_limits(shop: Workshop) -> None:
+def test_proposals_are_within_all_limits(evidence: Evidence) -> None:
     limits = Limits(macs=900e3, params=60e3, peak_activation_bytes=48 * 1024)
     from onceforall.costs import cost
 
-    for arch in propose(shop, limits, seed=0):
+    for arch in propose(evidence, limits, seed=0):
         shape = (1, arch.resolution, arch.resolution)
-        found = cost(shop.supernet.family.build(arch), shape)
+        found = cost(evidence.supernet.family.build(arch), shape)
         assert found.macs <= 900e3
         assert found.params <= 60e3
         assert found.peak_activation_bytes <= 48 * 1024
 
 
-def test_a_budget_nobody_can_meet_is_answered_at_once(shop: Workshop, tmp_path: Path) -> None:
+def test_a_budget_nobody_can_meet_is_answered_at_once(evidence: Evidence, tmp_path: Path) -> None:
     with pytest.raises(Infeasible, match=r"latency: at most 1e-06 ms cannot be met"):
-        specialize(shop, Limits(latency_ms=1e-6), tmp_path / "a")
+        specialize(evidence, Limits(latency_ms=1e-6), tmp_path / "a")
     with pytest.raises(Infeasible, match=r"macs: at most 10 .*smallest value achievable"):
-        specialize(shop, Limits(macs=10), tmp_path / "b")
+        specialize(evidence, Limits(macs=10), tmp_path / "b")
     assert not list(tmp_path.iterdir())
     for bad in ({}, {"macs": -1.0}, {"latency_ms": 0.0}):
         with pytest.raises(InputError):
@@ -328,17 +331,17 @@ def test_what_is_counted_is_decided_before_anything_is_measured(run: Run, tmp_pa
         refuse_impossible(wavy, Limits(macs=1e9, params=1e9))
 
 
-def test_lower_bounds_are_shown_as_such(shop: Workshop, tmp_path: Path) -> None:
-    lab = replace(shop, scores={}, delivered={}, accuracy_file=None, latency_file=None)
-    whole = reference(lab, "smallest", shop.supernet.space.smallest(), tmp_path)
+def test_lower_bounds_are_shown_as_such(evidence: Evidence, tmp_path: Path) -> None:
+    lab = replace(evidence, scores={}, delivered={}, score_file=None, latency_file=None)
+    whole = reference(lab, "smallest", evidence.supernet.space.smallest(), tmp_path)
     rows = [replace(whole, uncovered=names).to_dict() for names in ((), ("sin",))]
-    first, second = network_table(rows).splitlines()[-2:]
+    first, second = network_table(rows, TOP1).splitlines()[-2:]
     assert "at least" not in first
     assert f"at least {whole.macs / 1e6:.2f}M" in second
 
 
 def test_measuring_decides_and_teaches(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where everything takes twice what was predicted, the budget is still kept."""
     asked: list[int] = []
@@ -352,48 +355,50 @@ def test_measuring_decides_and_teaches(
         return rows
 
     monkeypatch.setattr(devices, "measure_many", slow)
-    fresh = replace(shop, latency_file=None)  # these times are not to be kept
-    records = len(shop.latency_labels)
+    fresh = replace(evidence, latency_file=None)  # these times are not to be kept
+    records = len(evidence.latency_labels)
     budget = 2.2e-6 * 50_000
     found = specialize(fresh, Limits(latency_ms=budget), tmp_path / "out")
     assert found.latency_measured_ms <= budget
     assert len(asked) == 2 or len(fresh.latency_labels) > records
 
 
-def test_accuracy_predicted_wrong_is_learnt(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_score_predicted_wrong_refits_the_predictor(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A predictor that promises what is not there is fitted anew with what was measured, on the
     images that the records stand on; one that is right is left alone."""
-    fresh = replace(shop, accuracy=Boastful(shop.accuracy), delivered={}, scores={})
-    assert isinstance(fresh.accuracy, Boastful)
-    before = len(fresh.accuracy_labels)
+    fresh = replace(
+        evidence, score_predictor=Boastful(evidence.score_predictor), delivered={}, scores={}
+    )
+    assert isinstance(fresh.score_predictor, Boastful)
+    before = len(fresh.score_labels)
     found = specialize(fresh, Limits(macs=1.1e6), tmp_path / "out")
-    assert not isinstance(fresh.accuracy, Boastful)
-    added = fresh.accuracy_labels.take(np.arange(before, len(fresh.accuracy_labels)))
+    assert not isinstance(fresh.score_predictor, Boastful)
+    added = fresh.score_labels.take(np.arange(before, len(fresh.score_labels)))
     assert len(added) >= 1
     assert found.arch in fresh.scores
     for row, top1 in zip(added.population, added.values, strict=True):
         (arch,) = added.space.decode(row[None])
-        network = calibrated(shop.supernet, arch, shop.data)
-        assert accuracy(network, arch.resolution, shop.data.validation, 100).top1 == top1
-        everything = accuracy(network, arch.resolution, shop.data.validation).top1
+        network = calibrated(evidence.supernet, arch, evidence.data)
+        assert score(network, arch.resolution, evidence.data.validation, limit=100).value == top1
+        everything = score(network, arch.resolution, evidence.data.validation).value
         assert fresh.scores[arch] == pytest.approx(everything)
-    values = shop.accuracy.predict(shop.accuracy_labels.population[:3])
-    archs = shop.accuracy_labels.space.decode(shop.accuracy_labels.population[:3])
+    values = evidence.score_predictor.predict(evidence.score_labels.population[:3])
+    archs = evidence.score_labels.space.decode(evidence.score_labels.population[:3])
     assert values.std is not None
-    assert not disagrees(shop.accuracy, archs, values.mean + 2.4 * values.std)
-    assert disagrees(shop.accuracy, archs, values.mean - [0, 0, 2.6] * values.std)
+    assert not disagrees(evidence.score_predictor, archs, values.mean + 2.4 * values.std)
+    assert disagrees(evidence.score_predictor, archs, values.mean - [0, 0, 2.6] * values.std)
 
 
 def test_what_was_measured_to_fit_stays_when_the_machine_gets_slow(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network delivered before is not lost, and nothing is learnt from times that are not the
+    """A network delivered before is not lost, and nothing is fitted to times that are not the
     machine's own."""
-    arch = shop.supernet.space.smallest()
-    slow = replace(shop, delivered={arch: 0.5}, scores={arch: 50.0}, latency_file=None)
-    large = shop.supernet.space.largest()
+    arch = evidence.supernet.space.smallest()
+    slow = replace(evidence, delivered={arch: 0.5}, scores={arch: 50.0}, latency_file=None)
+    large = evidence.supernet.space.largest()
     monkeypatch.setattr("onceforall.pipeline.specializing.propose", lambda *_: [large])
     monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
     monkeypatch.setattr(devices, "disturbed", lambda target: True)
@@ -401,12 +406,12 @@ def test_what_was_measured_to_fit_stays_when_the_machine_gets_slow(
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (arch, 0.5, 9)
     assert found.disturbed
     assert slow.delivered == {arch: 0.5}
-    assert len(slow.latency_labels) == len(shop.latency_labels)
+    assert len(slow.latency_labels) == len(evidence.latency_labels)
     monkeypatch.setattr(devices, "disturbed", lambda target: False)
     with pytest.raises(InputError, match=r"at most 1.1 ms was not met by measuring"):
         specialize(slow, Limits(latency_ms=1.1), tmp_path / "again")
     assert slow.delivered == {arch: 9}
-    assert len(slow.latency_labels) > len(shop.latency_labels)
+    assert len(slow.latency_labels) > len(evidence.latency_labels)
 
 
 @dataclass
@@ -417,13 +422,15 @@ class Script:
     turns: list[list[Arch]]
     disturbed: bool = False
 
-    def into(self, patch: pytest.MonkeyPatch, shop: Workshop, top1: dict[Arch, float]) -> Workshop:
+    def into(
+        self, patch: pytest.MonkeyPatch, evidence: Evidence, top1: dict[Arch, float]
+    ) -> Evidence:
         patch.setattr(devices, "measure_many", self.measure)
         patch.setattr(devices, "disturbed", lambda target: self.disturbed)
         patch.setattr("onceforall.pipeline.specializing.propose", lambda *_: self.turns.pop(0))
         patch.setattr("onceforall.pipeline.specializing.disagrees", lambda *_: False)
-        patch.setattr(Workshop, "learn_latency", lambda *_: None)
-        return replace(shop, delivered={}, scores=top1, latency_file=None)
+        patch.setattr(Evidence, "refit_latency", lambda *_: None)
+        return replace(evidence, delivered={}, scores=top1, latency_file=None)
 
     def measure(self, target: Target, networks: list, rounds: int) -> list[Latency]:
         times = self.calls.pop(0)
@@ -431,20 +438,20 @@ class Script:
 
 
 @pytest.fixture
-def top1(shop: Workshop) -> dict[Arch, float]:
+def top1(evidence: Evidence) -> dict[Arch, float]:
     """Three archs, the best first, by what they are said to score."""
-    space = shop.supernet.space
+    space = evidence.supernet.space
     archs = [space.largest(), space.random(np.random.default_rng(0)), space.smallest()]
     return dict(zip(archs, (90.0, 80.0, 70.0), strict=True))
 
 
 def test_the_delivered_latency_is_measured_after_the_choice(
-    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best, second, _ = top1
     script = Script([[1.0, 0.8], [1.1]], [[best, second]])
     found = specialize(
-        lab := script.into(monkeypatch, shop, top1), Limits(latency_ms=1.2), tmp_path / "out"
+        lab := script.into(monkeypatch, evidence, top1), Limits(latency_ms=1.2), tmp_path / "out"
     )
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (best, 1.0, 1.1)
     assert lab.delivered == {best: 1.1}
@@ -452,7 +459,7 @@ def test_the_delivered_latency_is_measured_after_the_choice(
     assert (card["latency_qualified_ms"], card["latency_measured_ms"]) == (1.0, 1.1)
     assert card["disturbed"] is False
     assert card["runtime"].startswith("onnxruntime ")
-    assert card["supernet"] == collecting.digest(shop.supernet)
+    assert card["supernet"] == collecting.digest(evidence.supernet)
     script.calls, script.turns = [[1.15]], [[]]  # it takes part again, with its latest time
     found = specialize(lab, Limits(latency_ms=1.3), tmp_path / "more")
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (best, 1.1, 1.15)
@@ -463,33 +470,33 @@ def test_the_delivered_latency_is_measured_after_the_choice(
 
 
 def test_a_winner_that_was_lucky_gives_way_to_the_next(
-    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best, second, last = top1
     script = Script([[1.0, 0.8], [1.3], [0.9]], [[best, second]])
-    lab = script.into(monkeypatch, shop, dict(top1))
+    lab = script.into(monkeypatch, evidence, dict(top1))
     found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "a")
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (second, 0.8, 0.9)
     assert lab.delivered == {second: 0.9}
     # nobody is left: search is asked again, and who failed gets no third try
     script = Script([[1.0, 0.8], [1.3], [1.4], [0.5], [0.6]], [[best, second], [best, last]])
-    lab = script.into(monkeypatch, shop, dict(top1))
+    lab = script.into(monkeypatch, evidence, dict(top1))
     found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "b")
     assert (found.arch, found.latency_measured_ms) == (last, 0.6)
     script = Script([[1.0], [1.3]], [[best]] * ROUNDS)
     with pytest.raises(InputError, match=r"at most 1.2 ms was not met .* take 1.3 ms and more"):
         specialize(
-            script.into(monkeypatch, shop, dict(top1)), Limits(latency_ms=1.2), tmp_path / "c"
+            script.into(monkeypatch, evidence, dict(top1)), Limits(latency_ms=1.2), tmp_path / "c"
         )
     assert not (tmp_path / "c").exists()
 
 
 def test_on_a_busy_machine_the_card_says_so(
-    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best, second, _ = top1
     script = Script([[1.0, 0.8], [1.5]], [[best, second]], disturbed=True)
-    lab = script.into(monkeypatch, shop, top1)
+    lab = script.into(monkeypatch, evidence, top1)
     found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "out")
     assert (found.arch, found.latency_measured_ms, found.disturbed) == (best, 1.5, True)
     assert json.loads((tmp_path / "out" / "card.json").read_text())["disturbed"] is True
@@ -497,24 +504,24 @@ def test_on_a_busy_machine_the_card_says_so(
 
 
 def test_what_specialising_measures_is_kept(
-    shop: Workshop, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best, second, _ = top1
     script = Script([[1.0, 0.8], [1.1]], [[best, second]])
     files = tmp_path / "accuracy.jsonl", tmp_path / "latency.jsonl"
-    lab = script.into(monkeypatch, shop, {})
-    lab = replace(lab, scores={}, accuracy_file=files[0], latency_file=files[1])
+    lab = script.into(monkeypatch, evidence, {})
+    lab = replace(lab, scores={}, score_file=files[0], latency_file=files[1])
     found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "out")
     scored, timed = (read_jsonl(file) for file in files)
     assert [r.arch for r in scored] == [best, second]
     for record in scored:
-        network = calibrated(shop.supernet, record.arch, shop.data)
-        value = accuracy(network, record.arch.resolution, shop.data.validation, 100).top1
+        network = calibrated(evidence.supernet, record.arch, evidence.data)
+        value = score(network, record.arch.resolution, evidence.data.validation, limit=100).value
         assert record.value == value
-        assert record.provenance == collecting.accuracy_facts(shop.supernet, shop.data, 100)
+        assert record.provenance == collecting.score_facts(evidence.supernet, evidence.data, 100)
     assert [(r.arch, r.value) for r in timed] == [(best, 1.0), (second, 0.8), (found.arch, 1.1)]
-    assert {r.device for r in timed} == {str(shop.target)}
-    assert collecting.latencies_in(files[1], shop.target) == timed
+    assert {r.device for r in timed} == {str(evidence.target)}
+    assert collecting.latencies_in(files[1], evidence.target) == timed
     script.disturbed, script.calls = True, [[5.0]]
     reference(lab, "again", second, tmp_path / "again")
     assert read_jsonl(files[1]) == timed  # nothing of a busy machine
@@ -550,11 +557,11 @@ def test_networks_are_scored_where_they_are_asked_for(
         assert next(supernet.parameters()).device == torch.device("cpu")
         raise There
 
-    monkeypatch.setattr("onceforall.pipeline.workshop.torch_device", pick)
-    monkeypatch.setattr(collecting, "accuracies", scored)
+    monkeypatch.setattr("onceforall.pipeline.evidence.torch_device", pick)
+    monkeypatch.setattr(collecting, "collect_scores", scored)
     for name in (None, "cuda"):
         with pytest.raises(There):
-            open_workshop(replace(run, folder=tmp_path), digits, Target(), on=name)
+            gather_evidence(replace(run, folder=tmp_path), digits, Target(), on=name)
     assert asked == [None, "cuda"]
 
 
@@ -599,15 +606,15 @@ def test_specialising_on_a_gpu(run: Run, digits: Data, tmp_path: Path) -> None:
     """Records, scores and files are those of the CPU, but for rounding."""
     opened = replace(run, folder=tmp_path, supernet=open_run(run.folder).supernet)
     name = collecting.digest(opened.supernet)
-    shop = open_workshop(opened, digits, Target(), accuracy_samples=12, latency_samples=16)
-    assert all(p.is_cuda for p in shop.supernet.parameters())
-    assert collecting.digest(shop.supernet) == name
-    found = specialize(shop, Limits(latency_ms=5.0), tmp_path / "out")
+    evidence = gather_evidence(opened, digits, Target(), score_samples=12, latency_samples=16)
+    assert all(p.is_cuda for p in evidence.supernet.parameters())
+    assert collecting.digest(evidence.supernet) == name
+    found = specialize(evidence, Limits(latency_ms=5.0), tmp_path / "out")
     network, arch, _ = load_network(tmp_path / "out" / "network.safetensors")
-    scored = accuracy(network, arch.resolution, digits.test).top1
-    assert found.top1_test == pytest.approx(scored, abs=1)
-    there = accuracy(calibrated(shop.supernet, arch, digits), arch.resolution, digits.test).top1
-    here = accuracy(calibrated(run.supernet.cpu(), arch, digits), arch.resolution, digits.test).top1
+    scored = score(network, arch.resolution, digits.test).value
+    assert found.test == pytest.approx(scored, abs=1)
+    there = score(calibrated(evidence.supernet, arch, digits), arch.resolution, digits.test).value
+    here = score(calibrated(run.supernet.cpu(), arch, digits), arch.resolution, digits.test).value
     assert there == pytest.approx(here, abs=1)
 
 

@@ -26,8 +26,12 @@ from onceforall.families.layers import Layer, layer
 from onceforall.families.mobilenetv3 import MobileNetV3
 from onceforall.pipeline import open_run
 from onceforall.space import Arch
-from onceforall.supernet import accuracy, calibrated, checkpoint, load_supernet
+from onceforall.supernet import calibrated, checkpoint, load_supernet, score
 from onceforall.training import Settings, load_settings, loop
+from onceforall.training import folder as run_folder
+from onceforall.training.feed import Batch
+from onceforall.training.job import Job
+from onceforall.training.ranks import GradientMeans
 
 RECIPE = """
 family: mbv3_mini
@@ -56,6 +60,13 @@ def recipe(tmp_path: Path, *changes: str) -> Settings:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     return load_settings(str(path), changes)
+
+
+def begun(run: Path, settings: Settings, images: Data, group: training.Group) -> Job:
+    """A run's parts, before its first step."""
+    job = Job(run, settings, images, group)
+    job.load()
+    return job
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -88,7 +99,7 @@ def test_training_learns(tmp_path: Path, digits: Data) -> None:
     supernet = open_run(tmp_path / "run").supernet
     for arch in (supernet.space.smallest(), supernet.space.largest()):
         network = calibrated(supernet, arch, digits)
-        assert accuracy(network, 12, digits.test).top1 > 60  # chance is 10
+        assert score(network, 12, digits.test).value > 60  # chance is 10
 
 
 def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
@@ -113,14 +124,14 @@ def test_dropout_is_of_seed_step_and_rank(tmp_path: Path, digits: Data) -> None:
     for seed, rank, step in ((0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)):
         settings = recipe(tmp_path, "dropout=0.5", f"seed={seed}", "resolutions=[12]")
         group = training.Group(rank=rank)
-        run = loop._Run(tmp_path / "run", settings, digits, group)
-        run.step = step
+        run = begun(tmp_path / "run", settings, digits, group)
+        run.state.step = step
         images, labels = next(digits.train.stream([Request(range(32), 12)]))
         seen: list[torch.Tensor] = []
         arch = run.family.space.largest()
-        (dropout,) = (m for m in run.supernet.skeleton(arch).modules() if "Dropout" in str(type(m)))
+        (dropout,) = (m for m in run.student.skeleton(arch).modules() if "Dropout" in str(type(m)))
         hook = dropout.register_forward_hook(lambda m, x, y, seen=seen: seen.append(y != 0))
-        run._train_step(run.curriculum.phases[0], step, images, labels)
+        loop.train_step(run, run.curriculum.phases[0], step, Batch(images, labels))
         hook.remove()
         masks.append(seen[0])
     assert all(0.2 < mask.float().mean() < 0.8 for mask in masks)
@@ -142,8 +153,8 @@ def test_the_caller_keeps_random_state_and_threads(tmp_path: Path, digits: Data)
 def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -> None:
     """NumPy's generators of (seed, 1) and (seed, 1, 0) are one: those of the archs of step 1 and
     of the order of epoch 0 were."""
-    run = loop._Run(tmp_path / "run", recipe(tmp_path), digits, training.Group())
-    order = [i for r in list(run._requests())[:6] for i in r.indices]
+    run = begun(tmp_path / "run", recipe(tmp_path), digits, training.Group())
+    order = [i for r in list(run.feed.requests(0))[:6] for i in r.indices]
     n = len(digits.train)
     assert order != np.random.default_rng((0, 1)).permutation(n).tolist()[: len(order)]
 
@@ -151,28 +162,27 @@ def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -
 def test_every_image_is_seen_once_an_epoch(tmp_path: Path, digits: Data) -> None:
     """Where each arch of a step has images of its own, too, and from wherever a run is resumed."""
     settings = recipe(tmp_path, "batch_size=256", "phases.4.steps=9")
-    run = loop._Run(tmp_path / "run", settings, digits, training.Group())
-    requests = list(run._requests())
+    run = begun(tmp_path / "run", settings, digits, training.Group())
+    requests = list(run.feed.requests(0))
     assert [len(r.indices) for r in requests] == 15 * [256] + 9 * [3 * 256]
     seen = [i for r in requests for i in r.indices]
     epoch = len(digits.train) // 256 * 256
     for start in range(0, len(seen) - epoch + 1, epoch):
         assert len(set(seen[start : start + epoch])) == epoch
-    run.step = 17
-    assert list(run._requests()) == requests[17:]
+    assert list(run.feed.requests(17)) == requests[17:]
 
 
 def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits: Data) -> None:
     """The gradient of a step is the sum of each arch's on its own batch."""
     phase = "{name: a, steps: 1, lr: 0.1, archs: 3, kernel: 2, rule: sandwich, own_images: true}"
     settings = recipe(tmp_path, f"phases=[{phase}]", "resolutions=[12]", "momentum=0")
-    run = loop._Run(tmp_path / "run", settings, digits, training.Group())
-    images, labels = next(digits.train.stream(run._requests()))
+    run = begun(tmp_path / "run", settings, digits, training.Group())
+    images, labels = next(digits.train.stream(run.feed.requests(0)))
     plan = run.curriculum.phases[0]
-    run._train_step(plan, 0, images, labels)
-    found = {n: p.grad.clone() for n, p in run.supernet.named_parameters() if p.grad is not None}
-    again = loop._Run(tmp_path / "run", settings, digits, training.Group()).supernet.train()
-    for i, arch in enumerate(plan.sample(settings.seed, 0)):
+    loop.train_step(run, plan, 0, Batch(images, labels))
+    found = {n: p.grad.clone() for n, p in run.student.named_parameters() if p.grad is not None}
+    again = begun(tmp_path / "run", settings, digits, training.Group()).student.train()
+    for i, (arch,) in enumerate(plan.draw(settings.seed, 0)):
         part = slice(32 * i, 32 * (i + 1))
         torch.nn.functional.cross_entropy(
             again(images[part], arch), labels[part], label_smoothing=settings.label_smoothing
@@ -190,56 +200,56 @@ def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
     changes = ("weight_decay=0.5", "momentum=0.9", "resolutions=[12]")
     phases = "phases=[{name: a, steps: 2, lr: 0.1, kernel: 2, depth: 3, expand: 3}]"
     settings = recipe(tmp_path, phases, *changes)
-    run = loop._Run(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits, training.Group())
     space = run.curriculum.phases[0].space
     images, labels = next(digits.train.stream([Request(range(32), 12)]))
 
     def step(arch: Arch) -> None:
         plan = dataclasses.replace(run.curriculum.phases[0])
-        object.__setattr__(plan, "sample", lambda seed, number: [arch])
-        run._train_step(plan, 0, images, labels)
+        object.__setattr__(plan, "draw", lambda seed, number: [[arch]])
+        loop.train_step(run, plan, 0, Batch(images, labels))
 
     step(space.largest())  # every weight has a momentum now
-    before = {n: p.detach().clone() for n, p in run.supernet.named_parameters()}
+    before = {n: p.detach().clone() for n, p in run.student.named_parameters()}
     velocity = {
-        n: run.optimizer.state[p]["momentum_buffer"].clone()
-        for n, p in run.supernet.named_parameters()
-        if p in run.optimizer.state
+        n: run.state.optimizer.state[p]["momentum_buffer"].clone()
+        for n, p in run.student.named_parameters()
+        if p in run.state.optimizer.state
     }
     step(space.smallest())
-    after = dict(run.supernet.named_parameters())
+    after = dict(run.student.named_parameters())
     absent = "network.stage1_block2."  # the smallest has one block a stage
     names = [n for n in after if n.startswith(absent)]
     assert len(names) > 5
     for name in names:
         assert velocity[name].abs().sum() > 0, name
         assert torch.equal(after[name], before[name]), name
-        assert torch.equal(run.optimizer.state[after[name]]["momentum_buffer"], velocity[name]), (
-            name
-        )
+        assert torch.equal(
+            run.state.optimizer.state[after[name]]["momentum_buffer"], velocity[name]
+        ), name
     name = "network.stage1_block1.project.conv.weight"
-    used = run.supernet.extract(space.smallest()).get_parameter(name.removeprefix("network."))
+    used = run.student.extract(space.smallest()).get_parameter(name.removeprefix("network."))
     w, v = before[name][:, used.shape[1] :], velocity[name][:, used.shape[1] :]
     assert w.numel() > 0
-    rate = run.optimizer.param_groups[0]["lr"]
+    rate = run.state.optimizer.param_groups[0]["lr"]
     moved = w - rate * (0.5 * w + 0.9 * (0.9 * v + 0.5 * w))
     torch.testing.assert_close(after[name][:, used.shape[1] :], moved)
 
 
 def _train_and_stop(run: Path, settings: Settings, digits: Data, step: int) -> None:
     """Sends Ctrl-C to this process once a step has been taken."""
-    original = loop._Run._train_step
+    original = loop.train_step
 
-    def stepping(self: loop._Run, *args: object) -> tuple[float, float]:
-        if self.step + 1 == step:
+    def stepping(job: Job, *args: Any) -> Any:
+        if job.state.step + 1 == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *args)  # type: ignore[arg-type]
+        return original(job, *args)
 
-    loop._Run._train_step = stepping  # type: ignore[method-assign, assignment]
+    loop.train_step = stepping
     try:
         training.train(run, settings, digits)
     finally:
-        loop._Run._train_step = original  # type: ignore[method-assign]
+        loop.train_step = original
 
 
 def test_folders_are_not_overwritten(tmp_path: Path, digits: Data) -> None:
@@ -308,9 +318,10 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, digits: Data) ->
     run = stopped(tmp_path, digits)
     group = training.Group(rank=0, size=2)
     with pytest.raises(InputError, match=r"processes was 1, now 2: .* as many as before"):
-        loop._Run(run, recipe(tmp_path), digits, group)._load()
-    with pytest.raises(InputError, match="batch_size: 3 is not enough for 2 processes"):
-        loop._Run(run, recipe(tmp_path, "batch_size=3"), digits, group)
+        Job(run, recipe(tmp_path), digits, group).load()
+    for batch, message in ((3, "3 cannot be divided among 2 processes"), (2, "2 is not enough")):
+        with pytest.raises(InputError, match=f"batch_size: {message}"):
+            Job(run, recipe(tmp_path, f"batch_size={batch}"), digits, group)
 
 
 def test_resuming_what_has_ended_changes_nothing(
@@ -339,7 +350,7 @@ import safetensors.torch
 save = safetensors.torch.save_file
 def dying(tensors, path, **more):
     save(tensors, path, **more)
-    if "training" in str(path):
+    if "step-" in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
 safetensors.torch.save_file = dying
 settings = training.load_settings(sys.argv[1])
@@ -349,12 +360,14 @@ training.train(Path(sys.argv[2]), settings, data.load(data.Source("digits")))
     run = tmp_path / "run"
     command = [sys.executable, "-c", script, str(tmp_path / "short.yaml"), str(run)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert any(p.name.startswith(".training") for p in run.iterdir())
+    assert any(p.name.startswith(".step-") for p in (run / "checkpoints").iterdir())
     training.train(run, settings, digits, resume=True)
     found = {p.name for p in run.iterdir()}
-    names = {"settings.json", "data.json", "metrics.jsonl"}
-    names |= {"training.safetensors", "supernet.safetensors"}
-    assert found == names
+    assert found == {"settings.json", "data.json", "metrics.jsonl", "checkpoints"} | {
+        "supernet.safetensors"
+    }
+    found = {p.name for p in (run / "checkpoints").iterdir()}
+    assert found == {"step-00000002.safetensors", "phase-0-a.safetensors"}
 
 
 PAUSING = """
@@ -362,15 +375,15 @@ import sys
 from onceforall import cli
 from onceforall.training import loop
 
-take = loop._Run._train_step
+take = loop.train_step
 
-def pausing(self, *args):
-    if self.step == 4:
+def pausing(job, *args):
+    if job.state.step == 4:
         print("at step 4", flush=True)
         sys.stdin.readline()
-    return take(self, *args)
+    return take(job, *args)
 
-loop._Run._train_step = pausing
+loop.train_step = pausing
 cli.main()
 """
 
@@ -393,7 +406,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sigterm_to_all_processes_ends_in_a_checkpoint(tmp_path: Path, photos: Path) -> None:
     """While worker processes read images: as a batch system stops a job. Resumed, the run ends with
     the weights of one that was never stopped."""
-    changes = [f"data={{name: {photos}, workers: 2}}", "resolutions=[72]", "batch_size=8"]
+    changes = [f"data={{name: {photos}, workers: 2, hold: never}}", "resolutions=[72]", "batch_size=8"]
     changes += ["phases=[{name: a, steps: 10, lr: 0.1}]", "threads=1", "dropout=0.2"]
     settings = recipe(tmp_path, *changes)
     command = [sys.executable, "-c", PAUSING, "train", str(tmp_path / "recipe.yaml"), *changes]
@@ -411,8 +424,8 @@ def test_sigterm_to_all_processes_ends_in_a_checkpoint(tmp_path: Path, photos: P
         _, told = process.communicate("go on\n", timeout=120)
     assert told.splitlines()[1:] == ["onceforall: stopped after step 5 of 10; --resume goes on"]
     assert process.returncode == 130
-    found = checkpoint.load(tmp_path / "run" / "training.safetensors", "training")
-    assert found.facts["step"] == 5
+    path = tmp_path / "run" / "checkpoints" / "step-00000005.safetensors"
+    assert checkpoint.load(path, "training").facts["step"] == 5
     photographs = data.load(settings.data)
     assert isinstance(photographs.train, FileImages)
     training.train(tmp_path / "run", settings, photographs, resume=True)
@@ -488,20 +501,22 @@ def _rank(rank: int, folder: Path) -> None:
     group = training.Group(rank, 2)
     used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
     used.grad = torch.tensor([1.0, 5.0]) * (1 + 2 * rank)
-    group.average_gradients([used, unused])
+    means = GradientMeans([used, unused], group)
+    means.last([])
+    means.finish()
     two = "phases=[{name: a, steps: 3, lr: 0.1}, {name: b, steps: 3, lr: 0.1, expand: 2, depth: 3}]"
     changes = ["family=unseeded", "dropout=0.2", two]
     # Both processes read the file, neither writes it.
     settings = load_settings(str(folder / "recipe.yaml"), changes)
     digits = data.load(settings.data)
-    loop._prepare_folder(folder / "run", settings, digits, group)
-    run = loop._Run(folder / "run", settings, digits, group)
-    scale = dict(run.supernet.named_parameters())["network.scale.weight"]
+    run_folder.prepare(folder / "run", settings, digits, group)
+    run = begun(folder / "run", settings, digits, group)
+    scale = dict(run.student.named_parameters())["network.scale.weight"]
     tensors = {"drawn": scale.detach().clone(), "averaged": used.grad}
     if unused.grad is not None:
         tensors["unused"] = unused.grad
-    run.go()
-    tensors |= {f"supernet.{n}": t.clone() for n, t in run.supernet.state_dict().items()}
+    loop.steps(run)
+    tensors |= {f"supernet.{n}": t.clone() for n, t in run.student.state_dict().items()}
     torch.save(tensors, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -520,7 +535,7 @@ def test_processes_start_and_end_with_equal_weights(tmp_path: Path) -> None:
     for name, tensor in first.items():
         if name.startswith("supernet."):
             assert torch.equal(tensor, second[name]), name
-    found = checkpoint.describe(tmp_path / "run" / "training.safetensors")
+    found = checkpoint.describe(tmp_path / "run" / "checkpoints" / "step-00000006.safetensors")
     assert found["processes"] == 2
 
 
@@ -550,9 +565,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, digits: Data) -> None:
     settings = recipe(tmp_path)
     with pytest.raises(Stopped):
         _train_and_stop(tmp_path / "run", settings, digits, 3)
-    path = tmp_path / "run" / "training.safetensors"
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"training\.safetensors"):
+    with pytest.raises(InputError, match=r"step-00000003\.safetensors"):
         training.train(tmp_path / "run", settings, digits, resume=True)
 
 

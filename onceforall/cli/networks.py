@@ -24,6 +24,7 @@ from onceforall.errors import InputError, choices
 if TYPE_CHECKING:
     from onceforall.data import Images, Normalisation
     from onceforall.interop import StaticNetwork
+    from onceforall.supernet import Score
 
 Resolution = Annotated[
     int | None,
@@ -167,10 +168,17 @@ def evaluate(
     max_unreadable: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
     ] = 0.01,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="classification, or my_task.py:NAME in a file of yours; else the checkpoint's.",
+            show_default=False,
+        ),
+    ] = None,
     on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Measures the accuracy of a network.
+    """Measures the accuracy of a network, or another task's metric.
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
@@ -184,6 +192,7 @@ def evaluate(
         raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
     place = supernet.torch_device(on)
     network = _described(net, resolution, weights)
+    metric = supernet.tasks.get(task or _task_of(net, weights)).metric
     module = weighted(net, network, weights).to(place)
     size = network.arch.resolution
     normalisation = _normalisation(mean, std, facts_of(net, weights))
@@ -198,25 +207,47 @@ def evaluate(
     if calibrate and unlabelled is not None:
         batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
         supernet.calibrate(module, batches, estimator)
-    found = supernet.accuracy(module, size, images, limit, batch, "evaluating")
-    unreadable = _unreadable(images, found.n, max_unreadable)
+    found = supernet.score(
+        module, size, images, metric, limit=limit, batch=batch, progress="evaluating"
+    )
+    unreadable = _unreadable(images, found.images, max_unreadable)
     emit(
         {
-            "top1": found.top1,
-            "top5": found.top5,
+            **found.values,
             **_normalised(images),
             "n": found.n,
             "resolution": size,
-            "top1_stderr": found.top1_stderr,
+            f"{metric.name}_stderr": found.stderr,
             "calibrated_on": calibrate,
             "unreadable": unreadable,
         },
         as_json,
-        f"top-1 {found.top1:.2f}%  top-5 {found.top5:.2f}%  on {found.n} images of {size} px"
-        f" (standard error {found.top1_stderr:.2f})"
+        _spoken(found)
+        + f"  on {found.images} images of {size} px"
+        + ("" if found.stderr is None else f" (standard error {found.stderr:.2f})")
         + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
         + (f"; {len(unreadable)} unreadable images left out" if unreadable else ""),
     )
+
+
+def _task_of(net: str, weights: Path | None) -> str:
+    """The task that a checkpoint of ours names; the usual one of other files."""
+    from onceforall.interop.networks import is_checkpoint
+    from onceforall.supernet import checkpoint, tasks
+
+    for path in (Path(net), weights):
+        if path is not None and path.is_file() and is_checkpoint(path):
+            facts = checkpoint.describe(path)
+            training = facts.get("training") or {}  # of a supernet
+            return str(facts.get("task") or training.get("task") or tasks.USUAL)
+    return tasks.USUAL
+
+
+def _spoken(score: Score) -> str:
+    """A score for people: "top-1 73.20%  top5 91.10%"."""
+    metric = score.metric
+    others = (f"  {k} {metric.text(v)}" for k, v in score.values.items() if k != metric.name)
+    return f"{metric.label} {metric.text(score.value)}" + "".join(others)
 
 
 def _normalisation(

@@ -88,7 +88,7 @@ def accuracy(
 
     place = torch_device(on)
     opened = open_run(run, data)
-    path = out or run / "accuracy.jsonl"
+    path = out or opened.score_file
     if every and near:
         raise InputError("--all: archs are spread evenly over the space; --near has no use")
     cost, unit = _cost(by, opened.supernet.family) if near else (None, None)
@@ -96,12 +96,13 @@ def accuracy(
     if any(budget <= 0 for budget in budgets):
         raise InputError(f"--near: {near!r}: budgets are above 0")
     found: dict[str, Any] = {"path": str(path)}
-    scoring = (opened.supernet.to(place), opened.data(), samples, path, images, seed)
+    supernet, metric = opened.supernet.to(place), opened.task.metric
+    asked = (supernet, opened.data(), samples, path, images, seed, metric)
     if every:
-        found["added"] = collecting.accuracies(*scoring)
+        found["added"] = collecting.collect_scores(*asked)
     else:
-        learnt = collecting.informative_accuracies(*scoring, cost=cost, budgets=budgets)
-        found |= {"added": learnt.added, "errors": learnt.errors, "settled": learnt.settled}
+        done = collecting.collect_until_settled(*asked, cost=cost, budgets=budgets)
+        found |= {"added": done.added, "errors": done.errors, "settled": done.settled}
     emit(found | {"n": len(read_jsonl(path))}, as_json)
 
 
@@ -174,7 +175,7 @@ def latency(
         table.save(path)
         emit({"path": str(path), "n": int(table.cells.size), "device": str(target)}, as_json)
         return
-    added = collecting.latencies(found, target, samples, path, seed)
+    added = collecting.collect_latencies(found, target, samples, path, seed)
     n = len(read_jsonl(path))
     emit({"path": str(path), "n": n, "added": added, "device": str(target)}, as_json)
 

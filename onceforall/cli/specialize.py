@@ -16,6 +16,7 @@ from onceforall.errors import InputError
 
 if TYPE_CHECKING:
     from onceforall.pipeline import Limits
+    from onceforall.supernet import Metric
 
 
 def specialize(
@@ -36,7 +37,7 @@ def specialize(
     samples: Annotated[
         int,
         typer.Option(
-            min=10, max=MOST, help="Accuracy and latency records the predictors are fitted on."
+            min=10, max=MOST, help="Score and latency records the predictors are fitted on."
         ),
     ] = 100,
     images: Annotated[
@@ -45,7 +46,7 @@ def specialize(
     ] = None,
     risk: Annotated[
         float,
-        typer.Option(min=0, help="Standard deviations taken off predicted accuracies in search."),
+        typer.Option(min=0, help="Standard deviations taken off predicted scores in search."),
     ] = 1.0,
     data: Annotated[
         str | None, typer.Option(help="Another data set than the run's.", show_default=False)
@@ -65,7 +66,7 @@ def specialize(
     Example: onceforall specialize runs/mine --max-latency 0.05ms --max-latency 0.08ms
     """
     from onceforall.devices import Target
-    from onceforall.pipeline import open_run, open_workshop, refuse_impossible
+    from onceforall.pipeline import gather_evidence, open_run, refuse_impossible
     from onceforall.pipeline import specialize as make
 
     target = Target(device, threads, batch, precision)
@@ -77,19 +78,21 @@ def specialize(
     opened = open_run(run, data)
     for limits in wanted:
         refuse_impossible(opened.supernet.family, limits)
-    shop = open_workshop(
+    evidence = gather_evidence(
         opened,
         opened.data(),
         target,
-        accuracy_samples=samples,
+        score_samples=samples,
         latency_samples=samples,
         images=images,
         risk=risk,
         seed=seed,
         on=on,
     )
-    rows = [make(shop, limits, folder / str(limits), seed=seed).to_dict() for limits in wanted]
-    emit({"networks": rows, "device": str(target)}, as_json, network_table(rows))
+    cards = [make(evidence, limits, folder / str(limits), seed=seed) for limits in wanted]
+    rows = [card.to_dict() for card in cards]
+    shown = network_table(rows, evidence.metric)
+    emit({"networks": rows, "device": str(target)}, as_json, shown)
 
 
 def _limits(
@@ -127,12 +130,13 @@ def demo(
     Example: onceforall demo
     """
     from onceforall.pipeline import demonstration as whole
+    from onceforall.supernet import CLASSIFICATION
 
     budgets = [quantity("--budget", text, "ms") for text in budget] if budget else None
     result = whole.demo(
         out or _fresh(), [b for b in budgets if b is not None] if budgets else None, data
     )
-    text = [network_table(result["networks"]), ""]
+    text = [network_table(result["networks"], CLASSIFICATION.metric), ""]
     if result["plot"]:
         text.append(f"plot: {result['plot']}")
     text.append(f"everything: {result['run']} (in {result['seconds']:.0f} s)")
@@ -148,13 +152,13 @@ def _fresh() -> Path:
     return path
 
 
-def network_table(rows: list[dict[str, Any]]) -> str:
+def network_table(rows: list[dict[str, Any]], metric: Metric) -> str:
     """Predicted beside measured, a row a network."""
     headers = [
         "budget",
         "params",
         "MACs",
-        "top-1 predicted",
+        f"{metric.label} predicted",
         "validation",
         "test",
         "ms predicted",
@@ -167,9 +171,9 @@ def network_table(rows: list[dict[str, Any]]) -> str:
             row["name"],
             f"{row['params'] / 1000:.1f}k",
             f"{'at least ' if row['uncovered'] else ''}{row['macs'] / 1e6:.2f}M",
-            f"{row['top1_predicted']:.2f}",
-            f"{row['top1_validation']:.2f}",
-            f"{row['top1_test']:.2f}",
+            _plain(row[f"{metric.name}_predicted"], metric),
+            _plain(row[f"{metric.name}_validation"], metric),
+            _plain(row[f"{metric.name}_test"], metric),
             f"{row['latency_predicted_ms']:.4f}",
             f"{row['latency_measured_ms']:.4f}",
             f"{row['folder']}/network.onnx",
@@ -178,3 +182,7 @@ def network_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return table(headers, shown)
+
+
+def _plain(value: float, metric: Metric) -> str:
+    return f"{value:.2f}" if metric.unit == "%" else f"{value:.4g}"

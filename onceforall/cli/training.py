@@ -57,7 +57,7 @@ def train(
     torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
     """
     from onceforall import data, training
-    from onceforall.training import load_settings, ranks, recipes, scale, source_of
+    from onceforall.training import Settings, load_settings, ranks, recipes, scale, source_of
 
     given = changes or []
     if not config:
@@ -70,11 +70,16 @@ def train(
     if weights is not None:
         given = [*given, f"weights={json.dumps(str(weights))}"]
     group = ranks.join()
-    if config == scale.AUTO:
-        config = scale.recipe_for(data.size_of(source_of(given)), given)
-    settings = load_settings(config, given)
-    found = data.load(settings.data)  # as the recipe wants it
-    about = scale.described(config, settings, found)
+
+    def read() -> tuple[str, Settings, data.Data]:
+        name = config
+        if name == scale.AUTO:
+            name = scale.recipe_for(data.size_of(source_of(given)), given)
+        wanted = load_settings(name, given)
+        return name, wanted, data.load(wanted.data)  # as the recipe wants it
+
+    recipe, settings, found = group.together(read)
+    about = group.together(lambda: scale.described(recipe, settings, found))
     done = training.train(out, settings, found, resume=resume, group=group, about=about)
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}

@@ -35,7 +35,7 @@ def to_onnx(
     path: Path,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes an ONNX file: `image` (N, C, H, W) float32 -> `logits` (N, classes).
+    """Writes an ONNX file: `image` (N, C, H, W) float32 -> `logits` (N, classes, ...).
 
     Raises:
         MissingExtraError: an operation beyond the table, and no onnxscript to export it with.
@@ -117,9 +117,13 @@ class _Emitter:
             [*self.nodes, logits],
             "onceforall",
             [value("image", kind, ["N", *self.shape])],
-            [value("logits", kind, ["N", None])],
+            [value("logits", kind, ["N", *[None] * (self._output_dims() - 1)])],
             self.weights,
         )
+
+    def _output_dims(self) -> int:
+        with torch.no_grad():
+            return int(self.network(torch.zeros((2, *self.shape))).dim())
 
     def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         import onnx

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any
 
+from onceforall import plugins
 from onceforall.errors import InputError, choices
 from onceforall.families import (
     autoformer,
@@ -48,7 +49,7 @@ def names() -> list[str]:
 
 def known(name: str) -> bool:
     """Whether a name is that of a family here, or has the form of one in a person's file."""
-    return name in names() or files.is_file(name)
+    return name in names() or plugins.is_file(name)
 
 
 def get(name: str, **settings: Any) -> Family:
@@ -57,17 +58,17 @@ def get(name: str, **settings: Any) -> Family:
     Raises:
         InputError: no such family, or a setting it does not have.
     """
-    if files.is_file(name):
+    if plugins.is_file(name):
         return files.family_in(name, **settings)
     make = fixed.fixed if name == fixed.NAME else _FAMILIES.get(name)
     if make is None:
-        plugins = {p.name: p for p in entry_points(group="onceforall.families")}
-        if name not in plugins:
+        installed = {p.name: p for p in entry_points(group="onceforall.families")}
+        if name not in installed:
             raise InputError(
                 f"family: {name!r} is not known; there are {choices(names())}, and FILE.py:NAME for"
                 " one in your own file"
             )
-        make = plugins[name].load()
+        make = installed[name].load()
     try:
         signature(make).bind(**settings)
     except TypeError as error:  # only what the call gets wrong, nothing that happens inside

@@ -239,7 +239,8 @@ def outputs(family: Family, arch: Arch) -> int:
     """How many outputs the network of an arch has, by running it on shapes.
 
     Raises:
-        InputError: it does not run, or gives something else than (N, classes).
+        InputError: it does not run, or gives something else than (N, classes) or, of places,
+            (N, classes, ...).
     """
     size = int(arch.genes.get(RESOLUTION, 224))
     shape = (2, family.in_channels, size, size)
@@ -250,9 +251,9 @@ def outputs(family: Family, arch: Arch) -> int:
     except Exception as error:  # whatever the network's own forward raises
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{arch}: does not run on images {shape}: {text}") from error
-    if not isinstance(found, torch.Tensor) or found.dim() != 2:
+    if not isinstance(found, torch.Tensor) or found.dim() < 2:
         what = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise InputError(f"{family.name}: its networks give {what}, not (images, classes)")
+        raise InputError(f"{family.name}: its networks give {what}, not (images, classes, ...)")
     return int(found.shape[1])
 
 

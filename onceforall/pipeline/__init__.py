@@ -1,18 +1,20 @@
 """What a person asks for: the demo, records of a run, a network specialised for a budget."""
 
+from onceforall.pipeline.delivering import Card
 from onceforall.pipeline.demonstration import demo
+from onceforall.pipeline.evidence import Evidence, gather_evidence
+from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run, open_run
-from onceforall.pipeline.specializing import Limits, Special, refuse_impossible, specialize
-from onceforall.pipeline.workshop import Workshop, open_workshop
+from onceforall.pipeline.specializing import specialize
 
 __all__ = [
+    "Card",
+    "Evidence",
     "Limits",
     "Run",
-    "Special",
-    "Workshop",
     "demo",
+    "gather_evidence",
     "open_run",
-    "open_workshop",
     "refuse_impossible",
     "specialize",
 ]

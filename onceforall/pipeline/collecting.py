@@ -1,4 +1,4 @@
-"""Records: accuracies of a supernet's archs, latencies of a family's archs on a device.
+"""Records: scores of a supernet's archs, latencies of a family's archs on a device.
 
 Records are appended one by one, so that nothing is lost when the work is stopped, and a
 file that has some of them is gone on with, where they are of the same supernet and data,
@@ -27,13 +27,13 @@ from onceforall.predictors import choose, fit_accuracy, stalled
 from onceforall.progress import say, track
 from onceforall.records import Record, add, appending, read_labels, refuse_others
 from onceforall.space import Arch, Population, Space, Table
-from onceforall.supernet import SuperNet, accuracy, calibrated, checkpoint
+from onceforall.supernet import TOP1, Metric, Score, SuperNet, calibrated, checkpoint, score
 
 FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
 ROUNDS = 7  # of timing, a network
 DIGEST = 16  # hexadecimal digits of the digest that names a supernet
 BLOCK_SECONDS = 0.005  # of timing, a block and round
-TOP1, LATENCY = "top1", "latency_ms"  # the metrics
+LATENCY = "latency_ms"  # the metric
 
 
 def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
@@ -50,15 +50,16 @@ def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch
     return [*ends, *space.decode(chosen)]
 
 
-def accuracies(
+def collect_scores(
     supernet: SuperNet,
     data: Data,
     n: int,
     path: Path,
     images: int | None = None,
     seed: int = 0,
+    metric: Metric = TOP1,
 ) -> int:
-    """Appends top-1 accuracies until the file has those of n archs; returns how many were added.
+    """Appends scores until the file has those of n archs; returns how many were added.
 
     Every arch is scored on the same validation images: the first `images` of them, or as many as
     those that the file has. It is scored where the supernet lives.
@@ -66,36 +67,42 @@ def accuracies(
     Raises:
         InputError: the file has archs of another supernet, or that were scored on other images.
     """
-    missing = wanted(supernet.space, _archs(accuracies_in(path, supernet, data)), n, seed)
-    _score(supernet, data, missing, path, images)
+    missing = wanted(supernet.space, _archs(scores_in(path, supernet, data, metric)), n, seed)
+    _score_archs(supernet, data, missing, path, images, metric)
     return len(missing)
 
 
-def _score(
-    supernet: SuperNet, data: Data, archs: Sequence[Arch], path: Path, images: int | None
+def _score_archs(
+    supernet: SuperNet,
+    data: Data,
+    archs: Sequence[Arch],
+    path: Path,
+    images: int | None,
+    metric: Metric,
 ) -> None:
-    images = scored_on(path, supernet, data, images)
-    facts = accuracy_facts(supernet, data, images)
+    images = scored_on(path, supernet, data, images, metric)
+    facts = score_facts(supernet, data, images)
     by_resolution = sorted(archs, key=lambda arch: arch.resolution)  # images are decoded once
     with appending(path) as file:
-        for arch in track(by_resolution, "accuracy records"):
+        for arch in track(by_resolution, f"{metric.label} records"):
             network = calibrated(supernet, arch, data)
-            found = accuracy(network, arch.resolution, data.validation, images)
-            add(file, Record(arch, TOP1, found.top1, "%", provenance=facts))
+            found = score(network, arch.resolution, data.validation, metric, limit=images)
+            add(file, Record(arch, metric.name, found.value, metric.unit, provenance=facts))
 
 
-def add_accuracy(
-    path: Path, supernet: SuperNet, data: Data, images: int, arch: Arch, top1: float
+def add_score(
+    path: Path, supernet: SuperNet, data: Data, images: int, arch: Arch, found: Score
 ) -> None:
-    """Appends what was just scored, as `accuracies` does, unless the file has it."""
-    if arch not in _archs(accuracies_in(path, supernet, data)):
-        facts = accuracy_facts(supernet, data, images)
+    """Appends what was just scored, as `collect_scores` does, unless the file has it."""
+    metric = found.metric
+    if arch not in _archs(scores_in(path, supernet, data, metric)):
+        facts = score_facts(supernet, data, images)
         with appending(path) as file:
-            add(file, Record(arch, TOP1, top1, "%", provenance=facts))
+            add(file, Record(arch, metric.name, found.value, metric.unit, provenance=facts))
 
 
-def accuracy_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
-    """What an accuracy is of: the supernet, by a digest of its weights, and the first `images` of
+def score_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
+    """What a score is of: the supernet, by a digest of its weights, and the first `images` of
     validation, those included that cannot be read."""
     return {
         "supernet": digest(supernet),
@@ -111,25 +118,27 @@ def digest(supernet: SuperNet) -> str:
     return checkpoint.digest(supernet.state_dict())[:DIGEST]
 
 
-def accuracies_in(path: Path, supernet: SuperNet, data: Data) -> list[Record]:
-    """The accuracy records of a file, if there is one.
+def scores_in(path: Path, supernet: SuperNet, data: Data, metric: Metric = TOP1) -> list[Record]:
+    """The records of the metric that a file has, if there is one.
 
     Raises:
         InputError: they are of another supernet or other data.
     """
-    return refuse_others(path, TOP1, "", accuracy_facts(supernet, data, 0))
+    return refuse_others(path, metric.name, "", score_facts(supernet, data, 0))
 
 
-def scored_on(path: Path, supernet: SuperNet, data: Data, images: int | None) -> int:
+def scored_on(
+    path: Path, supernet: SuperNet, data: Data, images: int | None, metric: Metric = TOP1
+) -> int:
     """How many validation images the archs of a file are scored on: those asked for, else those
     that its records name, else all.
 
     Raises:
-        InputError: as `accuracies_in`, or the records name another number than that asked for.
+        InputError: as `scores_in`, or the records name another number than that asked for.
     """
     most = len(data.validation)
     asked = None if images is None else min(images, most)
-    for record in accuracies_in(path, supernet, data):
+    for record in scores_in(path, supernet, data, metric):
         found = record.provenance.get("images", asked)
         if asked is not None and found != asked:
             raise InputError(
@@ -141,26 +150,27 @@ def scored_on(path: Path, supernet: SuperNet, data: Data, images: int | None) ->
 
 
 @dataclass(frozen=True)
-class Learning:
+class Labelling:
     """What labelling archs came to."""
 
     added: int
-    errors: tuple[float, ...]  # held-out error of the predictor, points, after each round
+    errors: tuple[float, ...]  # held-out error of the predictor after each round, in the metric
     settled: bool  # whether that error had stopped falling
 
 
-def informative_accuracies(
+def collect_until_settled(
     supernet: SuperNet,
     data: Data,
     most: int,
     path: Path,
     images: int | None = None,
     seed: int = 0,
+    metric: Metric = TOP1,
     *,
     cost: Callable[[Population], NDArray[np.float64]] | None = None,
     budgets: Sequence[float] = (),
-) -> Learning:
-    """Like `accuracies`, until a predictor's error on held-out archs stops falling or there are
+) -> Labelling:
+    """Like `collect_scores`, until a predictor's error on held-out archs stops falling or there are
     `most`: archs spread over the space, which no other choice was measured to be better than
     (docs/predictors.md); with `budgets` of a `cost`, after a first round, those near a budget that
     the predictor is least sure of.
@@ -169,26 +179,26 @@ def informative_accuracies(
     """
     space = supernet.space
     most = min(most, space.size)
-    added = accuracies(supernet, data, min(most, FIRST_ROUND), path, images, seed)
+    added = collect_scores(supernet, data, min(most, FIRST_ROUND), path, images, seed, metric)
     errors: list[float] = []
     while True:
-        labels = read_labels(path, space, TOP1)
+        labels = read_labels(path, space, metric.name)
         for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
-            predictor = fit_accuracy(labels.take(np.arange(n)), seed=seed)
+            predictor = fit_accuracy(labels.take(np.arange(n)), unit=metric.unit, seed=seed)
             assert predictor.report is not None
             errors.append(predictor.report.rmse)
-            say(f"{n} records: held-out error {errors[-1]:.3f} points")
+            say(f"{n} records: held-out error {errors[-1]:.3g} {metric.difference}")
         if stalled(errors) or len(labels) >= most:
-            return Learning(added, tuple(errors), stalled(errors))
+            return Labelling(added, tuple(errors), stalled(errors))
         rng = np.random.default_rng((seed, len(labels)))
         n = min(NEXT_ROUNDS, most - len(labels))
         asked = predictor if budgets else None
         chosen = choose(space, asked, labels.population, n, rng, cost=cost, budgets=budgets)
-        _score(supernet, data, space.decode(chosen), path, images)
+        _score_archs(supernet, data, space.decode(chosen), path, images, metric)
         added += len(chosen)
 
 
-def latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:
+def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:
     """Appends latencies until the file has those of n archs; returns how many were added.
 
     Networks have fresh weights, which make no difference to the time, and are timed in turns.

@@ -14,20 +14,22 @@ from onceforall import data, training
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.files import write_json
+from onceforall.pipeline.delivering import Card, reference
+from onceforall.pipeline.evidence import Evidence, gather_evidence
+from onceforall.pipeline.limits import Limits
 from onceforall.pipeline.runs import open_run
-from onceforall.pipeline.specializing import Limits, Special, objective, reference, specialize
-from onceforall.pipeline.workshop import Workshop, open_workshop
+from onceforall.pipeline.specializing import objective, specialize
 from onceforall.progress import say
-from onceforall.report.plots import Point, accuracy_latency
+from onceforall.report.plots import Point, score_latency
 from onceforall.search import Infeasible, pareto
 from onceforall.space import Population
 from onceforall.training import Settings, load_settings
 from onceforall.training.scale import described
 
 BUDGETS = 3  # where none are given
-FRONT = 12  # latencies at which the best accuracy is predicted, to place the budgets
+FRONT = 12  # latencies at which the best score is predicted, to place the budgets
 MARGIN = 1.03  # of a budget over the predicted latency of what it is meant for
-SAMPLES = 50  # archs of which there are accuracy records, and as many of latency
+SAMPLES = 50  # archs of which there are score records, and as many of latency
 CLOUD = 1500  # random sub-networks in the plot's background
 
 
@@ -50,11 +52,11 @@ def demo(
     training.train(out, settings, found, about=described(recipe, settings, found))
     trained = time.monotonic()
     run = open_run(out)
-    shop = open_workshop(run, found, Target(), accuracy_samples=SAMPLES, latency_samples=SAMPLES)
-    rows = _specialised(shop, out / "networks", budgets_ms)
+    evidence = gather_evidence(run, found, Target(), score_samples=SAMPLES, latency_samples=SAMPLES)
+    rows = _specialised(evidence, out / "networks", budgets_ms)
     plot: str | None = str(out / "accuracy-latency.png")
     try:
-        _plot(shop, rows, name, Path(str(plot)))
+        _plot(evidence, rows, name, Path(str(plot)))
     except InputError as error:  # matplotlib is an extra
         say(str(error))
         plot = None
@@ -83,29 +85,29 @@ def _data(name: str | None, changes: Sequence[str]) -> tuple[Settings, data.Data
         return _data("digits", changes)
 
 
-def _specialised(shop: Workshop, out: Path, budgets_ms: Sequence[float] | None) -> list[Special]:
+def _specialised(evidence: Evidence, out: Path, budgets_ms: Sequence[float] | None) -> list[Card]:
     """The smallest network, one for each budget, the largest: by rising latency."""
-    space = shop.supernet.space
-    smallest = reference(shop, "smallest", space.smallest(), out / "smallest")
-    largest = reference(shop, "largest", space.largest(), out / "largest")
+    space = evidence.supernet.space
+    smallest = reference(evidence, "smallest", space.smallest(), out / "smallest")
+    largest = reference(evidence, "largest", space.largest(), out / "largest")
     if budgets_ms is None:
-        budgets_ms = _placed(shop, smallest.latency_measured_ms, largest.latency_measured_ms)
+        budgets_ms = _placed(evidence, smallest.latency_measured_ms, largest.latency_measured_ms)
     rows = [smallest]
     for budget in budgets_ms:
         limits = Limits(latency_ms=budget)
         say(f"searching for {limits}")
-        rows.append(specialize(shop, limits, out / str(limits)))
+        rows.append(specialize(evidence, limits, out / str(limits)))
     return [*rows, largest]
 
 
-def _placed(shop: Workshop, low: float, high: float) -> list[float]:
-    """Budgets, ms, at which accuracy is predicted to rise by equal steps from that of the smallest
+def _placed(evidence: Evidence, low: float, high: float) -> list[float]:
+    """Budgets, ms, at which the score is predicted to rise by equal steps from that of the smallest
     network, which takes `low`, to the best below `high`; evenly spaced where none is predicted."""
-    space, value = shop.supernet.space, objective(shop)
+    space, value = evidence.supernet.space, objective(evidence)
     asked = np.linspace(low, high, FRONT + 1)[1:]
 
     def latency(population: Population) -> np.ndarray:
-        return shop.latency.predict(population).mean
+        return evidence.latency_predictor.predict(population).mean
 
     try:
         found = pareto(space, value, {"latency": latency}, budgets={"latency": asked.tolist()})
@@ -126,15 +128,18 @@ def _rounded_up(value: float) -> float:
     return float(f"{math.ceil(value / unit) * unit:.2g}")
 
 
-def _plot(shop: Workshop, rows: Sequence[Special], name: str, path: Path) -> None:
-    population = shop.supernet.space.sample(np.random.default_rng(0), CLOUD)
-    latencies = shop.latency.predict(population).mean
-    accuracies = shop.accuracy.predict(population).mean
+def _plot(evidence: Evidence, rows: Sequence[Card], name: str, path: Path) -> None:
+    population = evidence.supernet.space.sample(np.random.default_rng(0), CLOUD)
+    latencies = evidence.latency_predictor.predict(population).mean
+    scores = evidence.score_predictor.predict(population).mean
     points = [
-        Point(row.name, row.latency_measured_ms, row.top1_test, row.limits.get("latency_ms"))
+        Point(row.name, row.latency_measured_ms, row.test, row.limits.get("latency_ms"))
         for row in rows
     ]
-    title = f"One supernet, trained once on {name}; {shop.target}, {shop.target.threads} thread"
-    accuracy_latency(
-        points, list(zip(latencies.tolist(), accuracies.tolist(), strict=True)), title, path
+    title = (
+        f"One supernet, trained once on {name}; {evidence.target}, {evidence.target.threads} thread"
     )
+    cloud = list(zip(latencies.tolist(), scores.tolist(), strict=True))
+    metric = evidence.metric
+    quantity = f"{metric.label}, {metric.unit}" if metric.unit else metric.label
+    score_latency(points, cloud, quantity, title, path)

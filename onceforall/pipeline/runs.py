@@ -9,7 +9,7 @@ from typing import Any
 from onceforall import data
 from onceforall.errors import InputError
 from onceforall.progress import say
-from onceforall.supernet import SuperNet, load_supernet
+from onceforall.supernet import CLASSIFICATION, SuperNet, Task, load_supernet, tasks
 from onceforall.training import settings_from_dict
 
 
@@ -22,6 +22,12 @@ class Run:
     facts: dict[str, Any]  # those of its checkpoint
     source: data.Source
     own_data: bool = True  # not another data set than it was trained on
+    task: Task = CLASSIFICATION  # what it was trained for, and is scored by
+
+    @property
+    def score_file(self) -> Path:
+        """Of the records of its archs' scores."""
+        return self.folder / "accuracy.jsonl"
 
     def data(self) -> data.Data:
         """Its data set, found again and split as it was in training. Where its images are others
@@ -63,7 +69,8 @@ def open_run(folder: Path, name: str | None = None, root: str | None = None) -> 
         root: where the files of its data set are, if not where they were.
 
     Raises:
-        InputError: no run there, not finished, or damaged.
+        InputError: no run there, not finished, or damaged; or its task is in a file that is not
+            found.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run")
@@ -77,4 +84,5 @@ def open_run(folder: Path, name: str | None = None, root: str | None = None) -> 
         source = replace(source, name=name)
     if root is not None:
         source = replace(source, root=root)
-    return Run(folder, supernet, facts, source, own_data=name is None)
+    task = tasks.get(facts["training"].get("task", tasks.USUAL))
+    return Run(folder, supernet, facts, source, own_data=name is None, task=task)

@@ -10,22 +10,28 @@ from typing import Any
 from onceforall.errors import MissingExtraError
 from onceforall.files import write_atomically
 
+NEAR = 0.005  # of the range of the scores: two that near are shown as one
+
 
 @dataclass(frozen=True)
 class Point:
-    """A network in the plane of latency and accuracy."""
+    """A network in the plane of latency and score."""
 
     label: str
     latency_ms: float
-    top1: float  # percent
+    score: float
     budget_ms: float | None = None  # None: a reference, found without a budget
 
 
-def accuracy_latency(
-    points: Sequence[Point], cloud: Sequence[tuple[float, float]], title: str, path: Path
+def score_latency(
+    points: Sequence[Point],
+    cloud: Sequence[tuple[float, float]],
+    quantity: str,
+    title: str,
+    path: Path,
 ) -> None:
-    """Accuracy against latency: the networks found, and a cloud of (latency, top-1) predicted for
-    random sub-networks behind them.
+    """Score against latency: the networks found, and a cloud of (latency, score) predicted for
+    random sub-networks behind them. `quantity` is what the score is called: "top-1, %".
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -49,7 +55,7 @@ def accuracy_latency(
     others = [p for p in points if p.budget_ms is None]
     axes.plot(
         [p.latency_ms for p in found],
-        [p.top1 for p in found],
+        [p.score for p in found],
         "o-",
         color="#0b6e4f",
         markersize=6,
@@ -57,16 +63,16 @@ def accuracy_latency(
     )
     axes.plot(
         [p.latency_ms for p in others],
-        [p.top1 for p in others],
+        [p.score for p in others],
         "s",
         color="#8a4f9e",
         markersize=6,
         label="smallest and largest (measured)",
     )
-    for i, (label, latency, top1) in enumerate(_labels([*found, *others])):
+    for i, (label, latency, score) in enumerate(_labels([*found, *others])):
         axes.annotate(
             label,
-            (latency, top1),
+            (latency, score),
             textcoords="offset points",
             xytext=(7, -11 if i % 2 else 6),
             fontsize=8,
@@ -75,7 +81,7 @@ def accuracy_latency(
         axes.axvline(point.budget_ms, color="#0b6e4f", alpha=0.25, linewidth=0.8, linestyle="--")
     axes.margins(x=0.09)
     axes.set_xlabel("latency, ms")
-    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_ylabel(quantity)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, loc="lower right")
@@ -83,14 +89,16 @@ def accuracy_latency(
 
 
 def _labels(points: Sequence[Point]) -> list[tuple[str, float, float]]:
-    """(label, x, y) of each place: points too close to be told apart share one."""
+    """(label, x, y) of each place: points too close to be distinguished share one."""
     places: list[tuple[list[str], Point]] = []
+    scores = [point.score for point in points]
+    apart = NEAR * (max(scores) - min(scores))
     for point in sorted(points, key=lambda p: p.budget_ms or 0):
         for labels, other in places:
             near = abs(point.latency_ms - other.latency_ms) < 0.05 * other.latency_ms
-            if near and abs(point.top1 - other.top1) < 0.05:
+            if near and abs(point.score - other.score) <= apart:
                 labels.append(point.label)
                 break
         else:
             places.append(([point.label], point))
-    return [(", ".join(labels), p.latency_ms, p.top1) for labels, p in places]
+    return [(", ".join(labels), p.latency_ms, p.score) for labels, p in places]

@@ -1,20 +1,21 @@
 """The supernet: it lends weights, and networks taken from it are calibrated and evaluated.
 
 `supernet` lends and extracts, `weights` keeps supernets and networks in checkpoint files,
-`calibration` and `evaluation` know a static network and batches, `scoring` is the one path
-from an arch to its accuracy.
+`calibration` and `evaluation` know a static network and batches, `tasks` says by which metric it
+is judged, `scoring` is the one path from an arch to its score.
 """
 
 from onceforall.supernet.calibration import ESTIMATORS, calibrate
-from onceforall.supernet.evaluation import Accuracy, evaluate
+from onceforall.supernet.evaluation import evaluate
 from onceforall.supernet.scoring import (
-    accuracy,
     calibrated,
     placing,
+    score,
     torch_device,
     unlabelled_batches,
 )
 from onceforall.supernet.supernet import SuperNet
+from onceforall.supernet.tasks import CLASSIFICATION, TOP1, Metric, Score, Task
 from onceforall.supernet.weights import (
     load_exactly,
     load_network,
@@ -24,10 +25,13 @@ from onceforall.supernet.weights import (
 )
 
 __all__ = [
+    "CLASSIFICATION",
     "ESTIMATORS",
-    "Accuracy",
+    "Metric",
+    "Score",
     "SuperNet",
-    "accuracy",
+    "TOP1",
+    "Task",
     "calibrate",
     "calibrated",
     "evaluate",
@@ -37,6 +41,7 @@ __all__ = [
     "placing",
     "save_network",
     "save_supernet",
+    "score",
     "torch_device",
     "unlabelled_batches",
 ]

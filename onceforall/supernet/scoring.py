@@ -1,8 +1,9 @@
-"""The one path from an arch to its accuracy: extract, calibrate, evaluate."""
+"""The one path from an arch to its score: extract, calibrate, evaluate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from onceforall.errors import InputError, choices
 from onceforall.progress import track
 from onceforall.space import Arch
 from onceforall.supernet.calibration import calibrate
-from onceforall.supernet.evaluation import Accuracy, evaluate
+from onceforall.supernet.evaluation import evaluate
 from onceforall.supernet.supernet import SuperNet
+from onceforall.supernet.tasks import TOP1, Metric, Score
 
 TORCH_DEVICES = ("cuda", "cpu")
 CALIBRATION_IMAGES = 2000  # as many as the authors use
@@ -72,23 +74,26 @@ def unlabelled_batches(
         raise InputError(f"calibration: of {len(chosen)} images, fewer than 2 can be read")
 
 
-def accuracy(
+def score(
     network: nn.Module,
     resolution: int,
     images: Images,
+    metric: Metric = TOP1,
+    *,
     limit: int | None = None,
     batch: int = BATCH,
     progress: str | None = None,
     start: int = 0,
-) -> Accuracy:
-    """Top-1 and top-5 of a calibrated network on images, from number `start` on, `limit` of them at
+) -> Score:
+    """The metric of a calibrated network on images, from number `start` on, `limit` of them at
     most; `progress` is what to call it on a progress bar."""
     end = len(images) if limit is None else min(start + limit, len(images))
     place = placing(network)
+    device = next(network.parameters()).device
     batches = images.stream(in_order(range(start, end), batch, resolution))
     if progress is not None:
         batches = track(batches, progress, -(-(end - start) // batch))
-    return evaluate(network, ((place(x), y) for x, y in batches))
+    return evaluate(network, ((place(x), _moved(y, device)) for x, y in batches), metric)
 
 
 def placing(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -96,4 +101,13 @@ def placing(network: nn.Module) -> Callable[[Tensor], Tensor]:
     device = next(network.parameters()).device
     if device.type == "cpu":
         return lambda x: x.contiguous(memory_format=torch.channels_last)
-    return lambda x: x.to(device)
+    return lambda x: _moved(x, device)
+
+
+def _moved(x: Any, device: torch.device) -> Any:
+    """A tensor on the device, without waiting for what the device does; anything else as it is."""
+    if not isinstance(x, Tensor) or x.device == device:
+        return x
+    if device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)

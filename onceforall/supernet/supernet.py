@@ -139,6 +139,12 @@ class SuperNet(nn.Module):
             kernel = F.linear(kernel.flatten(2), matrix).view(kernel.shape)
         return kernel
 
+    def borrowed(self, arch: Arch) -> list[nn.Parameter]:
+        """The parameters that a step on this arch can give gradients to."""
+        names = {name for name, _ in self.skeleton(arch).named_parameters(remove_duplicate=False)}
+        own = [p for name, p in self.network.named_parameters() if name in names]
+        return [*own, *self.transforms.values()]
+
     def extract(self, arch: Arch) -> nn.Module:
         """The ordinary network of `arch`, owning a copy of its weights. Calibrate it before use."""
         skeleton = self.skeleton(arch)

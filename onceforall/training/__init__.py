@@ -1,6 +1,6 @@
 """Training: the loop, what it minimises, which archs a step trains, and its settings."""
 
-from onceforall.training.curricula import Curriculum, Phase, Share, curriculum
+from onceforall.training.curricula import Curriculum, Phase, PhasePlan, curriculum
 from onceforall.training.loop import Outcome, train
 from onceforall.training.ranks import Group
 from onceforall.training.settings import (
@@ -19,7 +19,7 @@ __all__ = [
     "Phase",
     "PhaseSettings",
     "Settings",
-    "Share",
+    "PhasePlan",
     "curriculum",
     "load_settings",
     "recipes",

@@ -1,0 +1,356 @@
+"""A run in progress: its parts, made from settings and data, and what begins and ends a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from onceforall.costs import cost_table
+from onceforall.data import Data
+from onceforall.errors import InputError
+from onceforall.families import Family, Planned
+from onceforall.interop import starting_weights
+from onceforall.progress import say
+from onceforall.space import Arch
+from onceforall.supernet import (
+    SuperNet,
+    load_exactly,
+    load_network,
+    save_network,
+    save_supernet,
+    start,
+    tasks,
+)
+from onceforall.training import checkpoints, folder, validation
+from onceforall.training.alone import Alone
+from onceforall.training.curricula import Curriculum, Phase, curriculum
+from onceforall.training.dropping import dropping
+from onceforall.training.feed import Feed, mixed
+from onceforall.training.logs import Log, Reading, memory_bytes
+from onceforall.training.objectives import Objective, at_resolution
+from onceforall.training.optimizers import optimizer_of
+from onceforall.training.ranks import GradientMeans, Group
+from onceforall.training.scale import family_of
+from onceforall.training.seeds import seed_of
+from onceforall.training.settings import Settings
+from onceforall.training.state import MODEL, State
+
+FACTS = ("best", "held")  # of the state's own: the best score so far, whether photos are held
+Teacher = Callable[[Tensor], Tensor]  # (N, C, R, R) images -> outputs
+
+
+class Job:
+    """All parts of a run; `loop.run` takes its steps."""
+
+    def __init__(
+        self, run: Path, settings: Settings, data: Data, group: Group, alone: Alone | None = None
+    ) -> None:
+        """With `alone`, one network is trained in place of a supernet.
+
+        Raises:
+            InputError: what cannot be trained so.
+        """
+        self.folder, self.settings, self.data, self.group = run, settings, data, group
+        self.task = tasks.get(settings.task)
+        self.family: Family = alone.family if alone else family_of(settings, data)
+        self.seed("build")  # for layers that draw their weights themselves
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.student: SuperNet | Alone = alone or SuperNet(self.family, generator)
+        self.teacher: nn.Module | None = None
+        if settings.weights is not None and alone is None and not checkpoints.found(run):
+            self._start_from(Path(settings.weights))
+        self.student.to(group.device)
+        self._lay_out(self.student)
+        self.curriculum = self._curriculum()
+        self._check_sizes()
+        mix = None
+        if settings.mixup or settings.cutmix:
+            mix = partial(mixed, len(data.classes), settings.mixup, settings.cutmix)
+        self._mix = mix
+        self.objective = Objective(self.task, settings.label_smoothing, self._autocast, group.mean)
+        self.state = State(self.student, optimizer_of(self.student, settings), settings.ema)
+        if settings.precision == "fp16":
+            self.state.scaler = torch.amp.GradScaler(group.device.type)
+        self.means = GradientMeans([], Group())
+        self.log = Log(run)
+
+    def _curriculum(self) -> Curriculum:
+        settings, images = self.settings, len(self.data.train)
+        plans = [p.plan(images, settings.batch_size, settings.lr_per) for p in settings.phases]
+        macs = None
+        if any(plan.candidates > 1 for plan in plans):
+            table, space = cost_table(self.family, "macs"), self.family.space
+            macs = lambda archs: table(space.encode(archs))  # noqa: E731
+        return curriculum(self.student.space, plans, macs)
+
+    def _check_sizes(self) -> None:
+        batch, size = self.settings.batch_size, self.group.size
+        parts = self.accumulate
+        if batch > len(self.data.train):
+            raise InputError(f"batch_size: {batch} is more than the {len(self.data.train)} images")
+        if batch % (size * parts):
+            by = f"{size} processes" + (f" of {parts} parts each" if parts > 1 else "")
+            raise InputError(f"batch_size: {batch} cannot be divided among {by}")
+        if batch < 2 * size * parts:
+            raise InputError(
+                f"batch_size: {batch} is not enough for {size * parts} parts:"
+                " batch norm needs 2 images or more in each"
+            )
+
+    @property
+    def accumulate(self) -> int:
+        """Parts that this process's share of a batch is run in."""
+        found: int = self.settings.accumulate or 1
+        return found
+
+    def _start_from(self, path: Path) -> None:
+        """Puts a trained network's weights into the largest network, and makes that network the
+        teacher, unless its classifier is of other classes."""
+        weights = starting_weights(path, self.family)
+        try:
+            start.load(self.student.network, weights)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        first = self.settings.phases[0]
+        if not start.replaced(self.student.network, weights):
+            self.teacher = self._frozen(self.student.extract(self.family.space.largest()))
+        elif first.distil and first.rule != "sandwich":
+            raise InputError(
+                f"phases: the first one has no teacher, as {path} is of other classes; its distil"
+                " must be 0"
+            )
+
+    # --- what a step asks for
+
+    def seed(self, purpose: str, *numbers: int) -> None:
+        """Seeds PyTorch's own generators, which dropout draws from."""
+        seed = seed_of(purpose, self.settings.seed, *numbers)
+        torch.default_generator.manual_seed(seed)
+        if self.group.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def forward(self, images: Tensor, arch: Arch) -> Tensor:
+        """The student's outputs; where the largest network learns, some of its blocks left out."""
+        with ExitStack() as stack:
+            share = self.settings.stochastic_depth
+            if share and torch.is_grad_enabled() and arch == self.student.space.largest():
+                stack.enter_context(dropping(self.student.skeleton(arch), share))
+            return self.student(images, arch)
+
+    def teach(self) -> Teacher | None:
+        """The teacher's outputs as a function of images, if there is one."""
+        network = self.teacher
+        if network is None:
+            return None
+        if isinstance(self.family, Planned):
+            return network
+        largest = self.family.space.largest()  # other networks may run at their own size alone
+        return lambda images: network(at_resolution(images, largest))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        wanted = types.get(self.settings.precision)
+        return torch.autocast(
+            self.group.device.type, wanted or torch.bfloat16, enabled=wanted is not None
+        )
+
+    def _lay_out(self, module: nn.Module) -> None:
+        """Weights with channels last, which is faster on a CPU, by half, and on a GPU in half
+        precision."""
+        half = self.settings.precision in ("bf16", "fp16")
+        if self.group.device.type == "cpu" or half:
+            module.to(memory_format=torch.channels_last)
+
+    # --- phases
+
+    def begin(self, phase: Phase) -> None:
+        """A phase's first step is next."""
+        if phase.taught_by_teacher and self.teacher is None:
+            self.teacher = self._frozen(self.student.extract(self.family.space.largest()))
+            self.save_teacher()
+        if phase.sort_channels is not None:
+            self.student.sort_channels(**phase.sort_channels)
+        self.enter(phase)
+        self.state.begin(optimizer_of(self.student, self.settings))
+
+    def enter(self, phase: Phase) -> None:
+        """A phase begins, or goes on after a stop: only what it trains gets gradients."""
+        head = [p for _, p in _last_layer(self.student).named_parameters()]
+        for parameter in self.student.parameters():
+            parameter.requires_grad_(phase.part == "all" or any(parameter is p for p in head))
+        self.means.close()
+        self.means = GradientMeans(self.student.parameters(), self.group)
+
+    def end(self, phase: Phase) -> None:
+        """Looks at validation images, and keeps the weights of a phase that has come to its end."""
+        self.look(phase, ended=True)
+        if self.group.first and not isinstance(self.student, Alone):
+            number = self.curriculum.phases.index(phase)
+            name = "".join(c if c.isalnum() or c in "-_" else "-" for c in phase.name)
+            path = self.folder / checkpoints.FOLDER / f"phase-{number}-{name}.safetensors"
+            self._save_result(path)
+
+    def look(self, phase: Phase, ended: bool = False) -> None:
+        """Validation, in all processes; the best weights of the last phase are kept."""
+        settings, metric = self.settings, self.task.metric
+        n = settings.validate_archs if settings.validate_steps else 0
+        with self.state.averaged():
+            found = validation.validate(
+                self.student, phase.space, n, settings.seed, self.data, metric, self.group
+            )
+        mean = sum(found.values()) / len(found)
+        best = self.state.facts.get("best")
+        last = phase is self.curriculum.phases[-1]
+        if settings.keep == "best" and last and (best is None or mean > best):
+            self.state.facts["best"] = mean
+            if self.group.first:
+                self._save_result(self.folder / folder.BEST)
+        if not self.group.first:
+            return
+        step = self.state.step
+        line: dict[str, Any] = {"step": step, "phase": phase.name}
+        line |= {"ended": True} if ended else {}
+        self.log.write({**line, **{name: round(value, 3) for name, value in found.items()}})
+        shown = ", ".join(
+            f"{value:.1f}{metric.unit} {name.removeprefix(f'{metric.name}_').replace('_', ' ')}"
+            for name, value in found.items()
+        )
+        at = f"{phase.name}: step {step} of {self.curriculum.steps}"
+        say(f"{at}, validation {metric.label} {shown}")
+
+    def report(self, phase: Phase, reading: Reading) -> None:
+        """A line of metrics."""
+        self.state.skipped += reading.skipped
+        if not self.group.first:
+            return
+        line = {
+            "step": self.state.step,
+            "phase": phase.name,
+            "loss": reading.loss,
+            f"train_{self.task.metric.name}": reading.metric,
+            "images_per_second": reading.speed * self.group.size,
+            "memory_mb": memory_bytes(self.group.device) / 2**20,
+            "seconds": self.state.seconds,
+        }
+        if self.state.skipped:
+            line["skipped"] = self.state.skipped
+        self.log.write({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()})
+
+    # --- files
+
+    def load(self) -> None:
+        """The newest checkpoint that is whole, if there is one.
+
+        Raises:
+            InputError: it is of another family or another number of processes, or none is whole.
+        """
+        found = checkpoints.newest(self.folder)
+        if found is not None:
+            path, read = found
+            self._check_checkpoint(path, read.facts)
+            step = read.facts["step"]
+            if step < self.curriculum.steps:
+                self.enter(self.curriculum.at(step)[0])
+            self.state.optimizer = optimizer_of(self.student, self.settings)
+            n = len(MODEL)
+            model = {k[n:]: t for k, t in read.tensors.items() if k.startswith(MODEL)}
+            load_exactly(self.student, model, path)
+            try:
+                self.state.restore(read.tensors, read.facts)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+            self.state.facts |= {k: read.facts[k] for k in FACTS if k in read.facts}
+        path = self.folder / folder.TEACHER
+        if path.exists():
+            self.teacher = self._frozen(load_network(path)[0])
+        self.feed = self._feed()
+        self.log = Log(self.folder, self.settings.tensorboard and self.group.first)
+        if self.group.first:
+            self.log.cut(self.state.step)
+
+    def _feed(self) -> Feed:
+        """The batches of this run. Photos are held in memory as it was decided when it began, as a
+        crop of a held photo is not quite that of a file."""
+        settings, facts = self.settings, self.state.facts
+        held = facts.get("held")
+        if held is None and self.group.size > 1 and settings.data.hold == "auto":
+            held = False  # each process would hold all
+        largest = max(self.student.space.resolution)
+        images = self.data.train.prepared(largest, self.group.device, held)
+        facts["held"] = images.is_held
+        return Feed(
+            images,
+            self.curriculum,
+            settings.batch_size,
+            settings.seed,
+            self.group,
+            settings.data.balance,
+            self._mix,
+        )
+
+    def _check_checkpoint(self, path: Path, facts: dict[str, Any]) -> None:
+        if facts.get("family") != self.family.name:
+            raise InputError(f"{path}: of family {facts.get('family')}")
+        size = self.group.size
+        processes = facts.get("processes", size)  # the first version did not say
+        ended = facts["step"] >= self.curriculum.steps
+        if processes != size and not ended and not self.settings.sync_batch_norm:
+            raise InputError(
+                f"{path}: processes was {processes}, now {size}: each normalises by its own"
+                " part of a batch, so the steps would be others; start as many as before, or with"
+                " sync_batch_norm from the beginning"
+            )
+
+    def save(self) -> None:
+        """A checkpoint to resume from."""
+        if self.group.first:
+            facts = {"family": self.family.name, "processes": self.group.size}
+            checkpoints.save(self.folder, self.state, facts, self.settings.checkpoints)
+
+    def finish(self) -> None:
+        """Writes the result."""
+        path, best = self.folder / folder.SUPERNET, self.folder / folder.BEST
+        if self.group.first:
+            if self.settings.keep == "best" and best.exists():
+                say(f"{path}: the weights of {best.name}, the best on validation")
+                folder.copy(best, path)
+            else:
+                self._save_result(path)
+        self.log.close()
+        self.group.wait()
+
+    def _save_result(self, path: Path) -> None:
+        facts = {"data": self.data.facts(), "training": self.settings.to_dict()}
+        with self.state.averaged():
+            if isinstance(self.student, Alone):
+                self.student.save(path, facts, overwrite=True)
+            else:
+                save_supernet(path, self.student, facts, overwrite=True)
+
+    def save_teacher(self) -> None:
+        if self.group.first and self.teacher is not None:
+            path, largest = self.folder / folder.TEACHER, self.family.space.largest()
+            save_network(path, self.teacher, self.family, largest, {}, overwrite=True)
+
+    def _frozen(self, network: nn.Module) -> nn.Module:
+        """A teacher: it normalises by the batch, as the networks it teaches do, and drops nothing
+        out."""
+        network.requires_grad_(False).train().to(self.group.device)
+        self._lay_out(network)
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.track_running_stats = False
+            elif isinstance(module, nn.Dropout):
+                module.eval()
+        return network
+
+
+def _last_layer(module: nn.Module) -> nn.Module:
+    return [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]

@@ -1,0 +1,127 @@
+"""What a run says of itself: a line of JSON every few steps, a progress bar, TensorBoard.
+
+Running means are kept where the losses are; only `read` waits for the device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from onceforall.errors import MissingExtraError
+from onceforall.supernet.tasks import Metric
+
+METRICS = "metrics.jsonl"  # in a run's folder
+KEPT = 0.95  # of a running mean, from step to step
+
+
+class Reading(NamedTuple):
+    """What the device had counted."""
+
+    loss: float
+    metric: float
+    in_a_row: int  # steps at the end that were passed over, as their gradients were not finite
+    skipped: int  # all of those since the last reading
+    speed: float  # images a second
+
+
+class Meter:
+    """Running means of loss and metric of a step's last network, and counts of bad steps, all on
+    the device."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self.loss: Tensor | None = None
+        self.sums: Tensor | None = None
+        self.in_a_row: Tensor = torch.zeros(())
+        self.skipped: Tensor = torch.zeros(())
+        self.images = 0
+        self.since = time.monotonic()
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, sums: Tensor, bad: Tensor, images: int) -> None:
+        sums = sums.double()
+        if self.loss is None or self.sums is None:
+            self.loss, self.sums = loss.clone(), sums.clone()
+            self.in_a_row, self.skipped = self.in_a_row.to(loss), self.skipped.to(loss)
+        good = ~bad
+        self.loss = torch.where(good, KEPT * self.loss + (1 - KEPT) * loss, self.loss)
+        self.sums = KEPT * self.sums + sums
+        self.in_a_row = (self.in_a_row + 1) * bad
+        self.skipped = self.skipped + bad
+        self.images += images
+
+    def read(self) -> Reading:
+        """Waits for the device."""
+        if self.loss is None or self.sums is None:
+            return Reading(float("nan"), float("nan"), 0, 0, 0.0)
+        numbers = torch.stack([self.loss, self.in_a_row, self.skipped]).tolist()
+        now = time.monotonic()
+        speed = self.images / max(1e-9, now - self.since)
+        self.images, self.since = 0, now
+        self.skipped = self.skipped * 0
+        value = self.metric.values(self.sums.cpu())[self.metric.name]
+        return Reading(numbers[0], value, int(numbers[1]), int(numbers[2]), speed)
+
+
+class Log:
+    """The file of metrics, and what else shows them."""
+
+    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+        self.path = folder / METRICS
+        self.latest: dict[str, Any] = {}
+        self.board: Any = _board(folder) if tensorboard else None
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self.latest = {**self.latest, **line}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(name, value, line["step"])
+
+    def cut(self, step: int) -> None:
+        """Drops lines of steps that are taken again, and one that a crash cut short."""
+        if not self.path.exists():
+            return
+        kept = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                line = json.loads(text)
+                if line["step"] <= step:
+                    kept.append(text + "\n")
+                    self.latest = {**self.latest, **line}
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "tensorboard", "tensorboard: true") from None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most that was in use so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource  # not on Windows
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
