@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,12 @@ from onceforall.training.logs import Log, Reading, memory_bytes
 from onceforall.training.objectives import Objective, at_resolution
 from onceforall.training.optimizers import optimizer_of
 from onceforall.training.ranks import GradientMeans, Group
+from onceforall.training.recomputing import recomputed
 from onceforall.training.scale import family_of
 from onceforall.training.seeds import seed_of
 from onceforall.training.settings import Settings
 from onceforall.training.state import MODEL, State
+from onceforall.training.synchronised import Synchronised
 
 # Of the state's own: the best score so far, whether photos are held, whether there is a teacher.
 FACTS = ("best", "held", "taught")
@@ -146,17 +148,30 @@ class Job:
             share = self.settings.stochastic_depth
             if share and torch.is_grad_enabled() and arch == self.student.space.largest():
                 stack.enter_context(dropping(self.student.skeleton(arch), share))
+            stack.enter_context(self._norms())
+            if self.settings.recompute and torch.is_grad_enabled():
+                return recomputed(self.student, images, arch)
             return self.student(images, arch)
 
     def teach(self) -> Teacher | None:
         """The teacher's outputs as a function of images, if there is one."""
-        network = self.teacher
+        network, largest = self.teacher, self.family.space.largest()
         if network is None:
             return None
-        if isinstance(self.family, Planned):
-            return network
-        largest = self.family.space.largest()  # other networks may run at their own size alone
-        return lambda images: network(at_resolution(images, largest))
+
+        def teach(images: Tensor) -> Tensor:
+            if not isinstance(self.family, Planned):  # such networks may run at their size alone
+                images = at_resolution(images, largest)
+            with self._norms():
+                found: Tensor = network(images)
+            return found
+
+        return teach
+
+    def _norms(self) -> AbstractContextManager[Any]:
+        """How batch norms find their statistics."""
+        apart = self.group.size == 1 or not self.settings.sync_batch_norm
+        return nullcontext() if apart else Synchronised()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         types = {"bf16": torch.bfloat16, "fp16": torch.float16}
