@@ -36,8 +36,7 @@ def _step(path: Path) -> int:
 
 
 def save(run: Path, state: State, facts: dict[str, Any], keep: int) -> None:
-    """Writes one, then removes all but the newest `keep`, and those of later steps, which are what
-    this run did not go on from: they are damaged.
+    """Writes one, then removes those that are not kept.
 
     Raises:
         InputError: it cannot be written; the earlier ones are left as they were.
@@ -46,10 +45,17 @@ def save(run: Path, state: State, facts: dict[str, Any], keep: int) -> None:
     path = path_of(run, state.step)
     with guards.written(path, kept(run)):
         checkpoint.save(path, KIND, tensors, {**facts, **own}, overwrite=True)
-    every = found(run)
-    at = every.index(path)
-    for old in every[:at] + every[at + max(1, keep) :]:
-        old.unlink(missing_ok=True)
+    prune(run, state.step, keep)
+
+
+def prune(run: Path, step: int, keep: int) -> None:
+    """Leaves that of a step and those before it, `keep` in all; later ones are what the run did not
+    go on from: they are damaged."""
+    every, own = found(run), path_of(run, step)
+    if own in every:
+        at = every.index(own)
+        for old in every[:at] + every[at + max(1, keep) :]:
+            old.unlink(missing_ok=True)
 
 
 def kept(run: Path) -> str:

@@ -358,6 +358,7 @@ class Job:
         """Writes the result."""
         path, best = self.folder / folder.SUPERNET, self.folder / folder.BEST
         if self.group.first:
+            checkpoints.prune(self.folder, self.state.step, self.settings.checkpoints)
             if self.settings.keep == "best" and best.exists():
                 say(f"{path}: the weights of {best.name}, the best on validation")
                 folder.copy(best, path)
