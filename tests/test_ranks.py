@@ -504,6 +504,6 @@ def test_sigterm_to_torchrun_ends_in_a_checkpoint(
     ours = [t for t in said.splitlines() if t.startswith("onceforall: ")]
     assert ours == ["onceforall: stopped after step 6 of 8; --resume goes on"]
     run = config.parent / "run"
-    assert [p.name for p in checkpoints.found(run)][0] == "step-00000006.safetensors"
+    assert next(p.name for p in checkpoints.found(run)) == "step-00000006.safetensors"
     assert [s for s, _ in commanded(config, digits, "--resume")] == [0, 0]
     assert_equal(run, whole)

@@ -1,4 +1,4 @@
-"""A run cannot be lost: not by a kill at any moment, a damaged file, a full disk, or bad numbers."""
+"""A run cannot be lost: not by kills at any moment, damaged files, full disks or bad numbers."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from onceforall import cli, data, training
 from onceforall.data import Data, Source
 from onceforall.errors import InputError, Stopped
 from onceforall.supernet import checkpoint, load_supernet
-from onceforall.training import Settings, checkpoints, loop, settings_from_dict
+from onceforall.training import Settings, checkpoints, guards, loop, settings_from_dict
 from onceforall.training.job import Job
 from onceforall.training.logs import Log
 
@@ -89,6 +89,19 @@ def interrupted(run: Path, settings: Settings, images: Data, at: int) -> None:
         before_step(patch, lambda job: ask(job) if job.state.step + 1 == at else None)
         with pytest.raises(Stopped):
             training.train(run, settings, images)
+
+
+def test_a_second_ctrl_c_counts_once_it_is_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends it to all processes, and `torchrun` passes it on to them a moment later."""
+    before = signal.getsignal(signal.SIGINT)
+    with guards.interrupts() as found:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert found == [signal.SIGINT, signal.SIGINT, signal.SIGTERM]
+        monkeypatch.setattr(guards, "AGAIN", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 # --- kills
@@ -355,7 +368,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 ) -> None:
     settings = settings_of(checkpoint_seconds=EVERY_STEP, checkpoints=1)
     (disk / "other").write_bytes(bytes(2_000_000))
-    with pytest.raises(InputError, match="cannot be written: .*No space left on device.*; ") as error:
+    with pytest.raises(
+        InputError, match=r"cannot be written: .*No space left on device.*; "
+    ) as error:
         training.train(disk / "run", settings, digits)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith("is kept; make room, then --resume")
@@ -407,7 +422,10 @@ def test_files_that_may_not_grow(tmp_path: Path, digits: Data, most: int) -> Non
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_metrics_and_lines_that_find_no_room_cost_no_steps(
-    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    digits: Data,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
 
@@ -465,7 +483,9 @@ PHASES: dict[str, dict[str, Any]] = {
     "sandwich": {"rule": "sandwich", "archs": 3, "own_images": True, "open": {"all": 3}},
     "alternate": {"rule": "alternate", "archs": 2, "divergence": "alpha", "open": {"all": 3}},
 }
-CASES = SETTINGS | {k: {"phases": [TWO_PHASES[0], {**TWO_PHASES[1], **v}]} for k, v in PHASES.items()}
+CASES = SETTINGS | {
+    k: {"phases": [TWO_PHASES[0], {**TWO_PHASES[1], **v}]} for k, v in PHASES.items()
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -547,7 +567,9 @@ def test_a_step_without_finite_gradients_is_passed_over(
     training.train(tmp_path / "run", settings, digits, resume=True)
     assert_equal(tmp_path / "run", tmp_path / "whole")
     for name in ("whole", "run"):
-        found = [json.loads(t) for t in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        found = [
+            json.loads(t) for t in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         assert [x for x in found if "loss" in x][-1]["skipped"] == 1
         assert math.isfinite([x for x in found if "loss" in x][-1]["loss"])
 

@@ -75,7 +75,6 @@ class Meter:
         value = self.metric.values(self.sums.cpu())[self.metric.name]
         return Reading(numbers[0], value, int(numbers[1]), int(numbers[2]), speed)
 
-
     def skips(self) -> int:
         """Steps that were passed over since the last time. Waits for the device."""
         found, self.skipped = int(self.skipped), self.skipped * 0

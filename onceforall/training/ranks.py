@@ -268,9 +268,12 @@ def _meeting_place() -> dict[str, Any]:
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(address, port, size, is_master=False, timeout=PATIENCE)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, size, is_master=False, timeout=PATIENCE
+    )
     part = f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    return {"store": dist.PrefixStore(part, store), "rank": rank, "world_size": size}
+    mine = dist.PrefixStore(part, store)  # type: ignore[attr-defined]
+    return {"store": mine, "rank": rank, "world_size": size}
 
 
 def leave() -> None:
