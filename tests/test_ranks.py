@@ -405,7 +405,7 @@ def test_what_one_process_knows_it_says_and_the_others_end(
 def test_processes_killed_at_random_end_as_if_they_had_not_been(
     config: Path, digits: Data, whole: Path
 ) -> None:
-    """SIGKILL of either at three moments, then resumed: the other ends by itself, without a word."""
+    """SIGKILL of either, three times, then resumed: the other ends by itself, without a word."""
     run = config.parent / "run"
     kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     for step, rank in ((2, 1), (4, 0), (7, 1)):
