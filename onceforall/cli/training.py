@@ -1,15 +1,20 @@
-"""Commands that train: `train`."""
+"""Commands that train: `train`, `finetune`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onceforall.cli.common import Json, emit
+from onceforall.cli.nets import Net, Weights, as_weighted, describe, facts_of, weighted
+from onceforall.cli.networks import Resolution
 from onceforall.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from onceforall.training import Settings, Static
 
 Config = Annotated[
     str,
@@ -84,3 +89,138 @@ def train(
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}
         emit({**result, **done.metrics}, as_json)
+
+
+# Settings of fine-tuning that are said otherwise.
+SAID = {
+    "data.name": "--data",
+    "family": "NET",
+    "resolutions": "--resolution",
+    "weights": "--weights",
+}
+
+
+def finetune(
+    net: Net,
+    changes: Changes = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="D",
+            help="Images to train on: a folder, or whatever `train` takes as data.name.",
+            show_default=False,
+        ),
+    ] = ...,  # type: ignore[assignment]
+    weights: Weights = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training images; 75, or 25 from 100,000 images on, if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    resolution: Resolution = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A checkpoint of a network of the same classes, whose outputs are learned, too.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/finetuned"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a network further, with the weights it has or those of a supernet (a file, or a run's
+    folder), on the same or other images and classes.
+
+    Of other classes the last layer is replaced, and trained alone first. The result is
+    OUT/network.safetensors, which `evaluate`, `measure` and `export` take, and OUT/card.json with
+    its scores. Changes are of the recipe `finetune`.
+
+    Examples:
+
+    onceforall finetune runs/mine/specialized/onnxruntime-cpu/8ms/network.safetensors --data images
+
+    onceforall finetune ofa_mbv3_w1.0:smallest --weights w1.pth --data photos --epochs 25 batch_size=128
+    """
+    from onceforall import data as images
+    from onceforall import pipeline
+    from onceforall.training import Settings, ranks
+
+    given = changes or []
+    for change in given:
+        key = change.partition("=")[0]
+        if key in SAID:
+            raise InputError(f"{change}: of fine-tuning {SAID[key]} says this")
+    group = ranks.join()
+
+    def read() -> tuple[Static, Settings, images.Data, Static | None]:
+        network, settings = _to_finetune(net, weights, data, resolution, given)
+        found = images.load(settings.data)
+        if epochs is not None or not any(c.startswith("phases") for c in given):
+            settings = pipeline.with_epochs(settings, len(found.train), epochs)
+        taught = None if teacher is None else _teacher(teacher)
+        return network, settings, found, taught
+
+    network, settings, found, taught = group.together(read)
+    classes = facts_of(net, _file(weights)).get("classes")
+    done = pipeline.finetune(
+        out, network, found, settings, classes=classes, teacher=taught, resume=resume, group=group
+    )
+    if group.first:
+        result = {"path": str(done.path), "run": str(out), "steps": done.training.steps}
+        result |= {"seconds": round(done.training.seconds, 1), **done.training.metrics}
+        scores = {k: v for k, v in done.card.items() if k not in ("data", "weights")}
+        emit({**result, **scores}, as_json)
+
+
+def _to_finetune(
+    net: str, weights: Path | None, data: str, resolution: int | None, changes: list[str]
+) -> tuple[Static, Settings]:
+    """The network with its weights, and the settings that the recipe and the changes make: images
+    are prepared as the network is used to it."""
+    from dataclasses import replace
+
+    from onceforall.cli.networks import _task_of
+    from onceforall.training import Static, load_settings
+
+    weights = _file(weights)
+    network = as_weighted(describe(net, resolution), weights)
+    module = weighted(net, network, weights)
+    source = weights or Path(net)
+    own = [f"data.name={json.dumps(data)}", f"weights={json.dumps(str(source))}"]
+    own += [f"task={json.dumps(_task_of(net, weights))}"]
+    settings = load_settings("finetune", [*own, *changes])
+    facts, channels = facts_of(net, weights), network.family.in_channels
+    images = settings.data
+    if images.channels not in (None, channels):
+        raise InputError(
+            f"data.channels: {images.channels}, and {network.arch.family} takes {channels}"
+        )
+    images = replace(images, channels=channels)
+    if images.mean is None and images.std is None and len(facts.get("mean", ())) == channels:
+        images = replace(images, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
+    return Static(module, *network), replace(settings, data=images)
+
+
+def _file(weights: Path | None) -> Path | None:
+    """The supernet's file, where a run's folder is named."""
+    if weights is not None and (weights / "settings.json").is_file():
+        return weights / "supernet.safetensors"
+    return weights
+
+
+def _teacher(path: Path) -> Static:
+    """The network of a checkpoint.
+
+    Raises:
+        InputError: the file says no network, or has no weights.
+    """
+    from onceforall.training import Static
+
+    network = describe(str(path))
+    return Static(weighted(str(path), network, None), *network)

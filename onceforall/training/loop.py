@@ -31,7 +31,7 @@ from onceforall.training.guards import (
     refuse_divergence,
 )
 from onceforall.training.job import Job
-from onceforall.training.logs import Meter, Reading
+from onceforall.training.logs import Meter, Reading, memory_bytes
 from onceforall.training.optimizers import clipped, gradients_of, step_unless
 from onceforall.training.ranks import Group, restarted
 from onceforall.training.settings import Settings
@@ -89,7 +89,7 @@ def steps(job: Job) -> Outcome:
     state, settings, group, total = job.state, job.settings, job.group, job.curriculum.steps
     if state.step == 0 and job.teacher is not None:
         job.save_teacher()
-    if state.step == total and (job.folder / folder.SUPERNET).exists():
+    if state.step == total and job.result.exists():
         if group.first:
             say(f"{job.folder}: trained to its end already, {total} steps; nothing to do")
         return Outcome(job.folder, state.step, state.seconds, job.log.latest)
@@ -172,11 +172,19 @@ def _refuse_divergence(job: Job, phase: Phase, reading: Reading, ended: bool) ->
 
 
 def _note(job: Job, phase: Phase, reading: Reading) -> str:
-    metric = job.task.metric
-    text = (
-        f"{phase.name}  loss {reading.loss:.3f}  {metric.label} {reading.metric:.1f}{metric.unit}"
-    )
-    return f"{text}  {reading.speed * job.group.size:.0f} images/s"
+    """What is shown below the bar."""
+    metric, device = job.task.metric, job.group.device
+    parts = [
+        phase.name[:16],
+        f"loss {reading.loss:.3f}",
+        f"{metric.label} {reading.metric:.1f}{metric.unit}",
+        f"{reading.speed * job.group.size:,.0f} images/s",
+        f"{memory_bytes(device) / 2**30:.1f} GiB",
+    ]
+    if job.latest:  # of the phase's ends alone, which come first
+        ends = " to ".join(f"{value:.1f}" for value in sorted(job.latest[:2]))
+        parts.insert(3, f"validation {ends}{metric.unit}")
+    return "  ".join(parts)
 
 
 @contextmanager
