@@ -46,6 +46,44 @@ def train(
             " package), which the largest network starts from.",
         ),
     ] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Train nothing: time a few steps of each phase here, and say what the run would"
+            " take on 1, 8, 64 and 512 devices.",
+        ),
+    ] = False,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, help="Dollars a device, for --estimate.", show_default=False),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GB/s from one device to another, for --estimate; 200 within a machine of 8 and 25"
+            " between machines, if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    per_device: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Images of a batch that each device has, for --estimate, so that the batch grows"
+            " with the devices; batch_size shared among them, if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training images, for --estimate of a run whose data are not here.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Trains a supernet: all sub-networks of a family at once.
@@ -60,8 +98,11 @@ def train(
     onceforall train any family=my_net.py:family data.name=/path/to/images --from trained.pth
 
     torchrun --nproc-per-node 4 -m onceforall train paper data.name=/imagenet --out runs/w1
+
+    onceforall train paper --estimate --images 1281167 --price-per-hour 2.5
     """
     from onceforall import data, training
+    from onceforall.cli.estimating import Wanted, estimated
     from onceforall.training import Settings, load_settings, ranks, recipes, scale, source_of
 
     given = changes or []
@@ -70,18 +111,25 @@ def train(
             "train: of what? Name images, as in `onceforall train data.name=IMAGES`, or a recipe:"
             f" {choices(recipes())}"
         )
+    if config == "finetune":
+        raise InputError("finetune: this recipe is for `onceforall finetune NET`, of one network")
     if "=" in config and not Path(config).exists():  # a change, and no recipe named
         config, given = scale.AUTO, [config, *given]
     if weights is not None:
         given = [*given, f"weights={json.dumps(str(weights))}"]
     group = ranks.join()
+    wanted = Wanted(price_per_hour, bandwidth, per_device, images)
+    if estimate:
+        estimated(config, given, group, wanted, as_json)
+        return
+    wanted.refuse()
 
     def read() -> tuple[str, Settings, data.Data]:
         name = config
         if name == scale.AUTO:
             name = scale.recipe_for(data.size_of(source_of(given)), given)
-        wanted = load_settings(name, given)
-        return name, wanted, data.load(wanted.data)  # as the recipe wants it
+        asked = load_settings(name, given)
+        return name, asked, data.load(asked.data)  # as the recipe wants it
 
     recipe, settings, found = group.together(read)
     about = group.together(lambda: scale.described(recipe, settings, found))

@@ -78,7 +78,7 @@ class Job:
         mix = None
         if settings.mixup or settings.cutmix:
             mix = partial(mixed, len(data.classes), settings.mixup, settings.cutmix)
-        self._mix = mix
+        self.mix = mix
         self.objective = Objective(self.task, settings.label_smoothing, self._autocast, group.mean)
         self.state = State(self.student, optimizer_of(self.student, settings), settings.ema)
         if settings.precision == "fp16":
@@ -323,7 +323,7 @@ class Job:
             settings.seed,
             self.group,
             settings.data.balance,
-            self._mix,
+            self.mix,
         )
 
     def _check_checkpoint(self, path: Path, facts: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def train(
     resume = resume or (restarted() and (run / folder.SETTINGS).exists())
     group.agree({"settings": settings.to_dict(), "torch": torch.__version__})
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda), _numbers(settings):
+    with torch.random.fork_rng(cuda), numbers(settings):
         group.together(lambda: folder.check(run, settings, data, resume))
         job = group.together(lambda: Job(run, settings, data, group, alone))
         group.together(lambda: folder.make(run, group))
@@ -188,7 +188,7 @@ def _note(job: Job, phase: Phase, reading: Reading) -> str:
 
 
 @contextmanager
-def _numbers(settings: Settings) -> Iterator[None]:
+def numbers(settings: Settings) -> Iterator[None]:
     """PyTorch with the settings' number of threads, and matrices in TF32 where they say so."""
     threads = torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
