@@ -72,7 +72,7 @@ def measure(folder: Path, n: int, workers: int, repeats: int) -> list[dict[str, 
     paths = list_images(folder)
     paths = paths.take(range(min(n, len(paths))))
     norm = Normalisation((0.5,) * 3, (0.5,) * 3)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for resolution in (128, 224):
         files = FileImages(paths, [0] * len(paths), norm, 3, TEXT, workers)
         start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""How well the predictors foretell real measurements, in one run.
+"""Errors of the predictors on real measurements, in one run.
 
     python benchmarks/predictors.py --data DATA [--draws 5] [--part accuracy] [--plots DIR]
 
 DATA holds `accuracy/ofa_mbv3_w1.0.csv` (measured top-1 of sub-networks) and
 `latency/gpu_latency_ms.csv` (measured latencies on nine device settings). Each figure is a mean
-over random splits: what is not learnt from is predicted (of few records, over four times as
+over random splits: what is held out is predicted (of few records, over four times as
 many splits). Beside the accuracy predictor stands the
 authors' recipe, the perceptron of PyPI `ofa` (three layers of 400) trained on the same labels, if
 that package is installed. Prints tables in Markdown, or with --json one object.
@@ -99,11 +99,11 @@ def mean_of(reports: list[Report], *names: str) -> dict[str, float]:
 
 
 def accuracy(labels: Labels, authors: Path, draws: int, plots: Path | None) -> Rows:
-    """Of each method: which covariates are in the records, and which are told when asked."""
+    """Of each method: which covariates are fitted, and which are given when predicting."""
     labels = labels.at_own_resolutions()
     prior = predictors.load(authors, labels.space, prior=True)
     rows = []
-    for method, learnt, told in (
+    for method, fitted, asked in (
         ("onceforall", (), ()),
         (WITH_PRIOR, (), ()),
         ("onceforall, shard in the records, not asked for", ("shard",), ()),
@@ -114,7 +114,7 @@ def accuracy(labels: Labels, authors: Path, draws: int, plots: Path | None) -> R
             reports = []
             for draw in range(draws_of(size, draws)):
                 train, test = (labels.take(part) for part in split(len(labels), size, draw))
-                if learnt is None or told is None:
+                if fitted is None or asked is None:
                     predict = perceptron(train, draw)
                     if predict is None:
                         break
@@ -122,12 +122,12 @@ def accuracy(labels: Labels, authors: Path, draws: int, plots: Path | None) -> R
                     reports.append(held_out(mean, None, test.values, size))
                     continue
                 hint = prior if method == WITH_PRIOR else None
-                model = predictors.fit_accuracy(train, learnt, prior=hint, test_fraction=0)
-                given = {name: test.columns[name] for name in told}
+                model = predictors.fit_accuracy(train, fitted, prior=hint, test_fraction=0)
+                given = {name: test.columns[name] for name in asked}
                 found = model.predict(test.population, **given)
                 reports.append(held_out(found.mean, found.std, test.values, size))
                 if plots is not None and draw == 0 and hint is None:
-                    name = f"accuracy_{size}{'_shard' if told else ''}"
+                    name = f"accuracy_{size}{'_shard' if asked else ''}"
                     plot(plots, name, found.mean, found.std, test.values, "top-1, %")
             if reports:
                 names = ("rmse", "kendall_tau", "spearman", "coverage90")
@@ -220,16 +220,16 @@ def latency(path: Path, draws: int, plots: Path | None) -> Rows:
             for draw in range(1 if size == MOST else draws_of(size, draws)):
                 labels = every[name]
                 train, test = split(len(labels), size, draw)
-                learnt = labels.take(train)
+                known = labels.take(train)
                 if timed:
-                    learnt = _timed(learnt, train)
-                model = predictors.fit_latency(learnt, others, test_fraction=0)
+                    known = _timed(known, train)
+                model = predictors.fit_latency(known, others, test_fraction=0)
                 given = {"order": test} if timed and model.drift is not None else {}
-                told = model.predict(labels.population[test], **given)
-                reports.append(held_out(told.mean, told.std, labels.values[test], size))
+                guess = model.predict(labels.population[test], **given)
+                reports.append(held_out(guess.mean, guess.std, labels.values[test], size))
                 if plots is not None and draw == 0 and not timed:
                     title = f"latency_{name}_{size}{'_source' if with_source else ''}"
-                    plot(plots, title, told.mean, told.std, labels.values[test], "ms")
+                    plot(plots, title, guess.mean, guess.std, labels.values[test], "ms")
             found[name] = mean_of(reports, "spearman", "mape", "coverage90")
             print(size, with_source, timed, name, found[name], file=sys.stderr, flush=True)
         for batch, kept in (
@@ -246,9 +246,9 @@ def latency(path: Path, draws: int, plots: Path | None) -> Rows:
 
 
 def left(path: Path) -> Rows:
-    """What is left over of latencies that a predictor did not see (two halves, each foretold by
-    the other), and the share of its variance (R^2, five folds) that extremely randomised trees
-    foretell from the features of the archs, the place in the measuring order, and what is left
+    """The residuals of held-out latencies (two halves, each predicted from the other), and the
+    share of their variance (R^2, five folds) that extremely randomised trees explain from the
+    features of the archs, the place in the measuring order, and what is left
     over on the other settings. Logarithms, cut off at -0.2 and 0.3."""
     from sklearn.ensemble import ExtraTreesRegressor
     from sklearn.model_selection import KFold, cross_val_predict
@@ -262,8 +262,8 @@ def left(path: Path) -> Rows:
         over[name] = np.empty(len(labels))
         for half in (rows % 2 == 0, rows % 2 == 1):
             model = predictors.fit_latency(labels.take(half), test_fraction=0)
-            told = model.predict(labels.population[~half]).mean
-            over[name][~half] = np.clip(np.log(labels.values[~half] / told), -0.2, 0.3)
+            mean = model.predict(labels.population[~half]).mean
+            over[name][~half] = np.clip(np.log(labels.values[~half] / mean), -0.2, 0.3)
     labels = every[names[0]]
     groups = Features.of(labels.space, labels.population)(labels.population)
     inputs = {

@@ -32,7 +32,7 @@ import torch
 from authors import perceptron
 
 from onceforall import costs, families, predictors, records
-from onceforall.predictors.published import note10, read_perceptron
+from onceforall.interop.latency_tables import note10
 from onceforall.search import Limit, pareto, search
 from onceforall.space import GENE, Place, Population, Space, Table, places
 from onceforall.space.tables import Floats
@@ -188,7 +188,7 @@ def problems(data: Path, space: Space, table: Table, objective: Objective) -> li
     found = [Problem(f"{b:g} ms", space, objective, latency(b, space), True) for b in HELD_OUT]
     for size, budget in itertools.product((176, 208), (22.5, 33.0)):
         single = space.at((size,))
-        predict = partial(_mean, read_perceptron(_authors(data), single))
+        predict = partial(_mean, predictors.load(_authors(data), single, prior=True))
         title = f"{budget:g} ms, {size} px"
         found.append(Problem(title, single, predict, latency(budget, single), False))
     macs = costs.cost_tables(families.get(space.family), space.resolution)["macs"].restrict(space)
@@ -264,10 +264,10 @@ def honest(data: Path, draws: int) -> list[Row]:
     """
     family = families.get("ofa_mbv3_w1.0")
     labels = _labels(data, family.space).at_own_resolutions()
-    prior = read_perceptron(_authors(data), labels.space)
+    prior = predictors.load(_authors(data), labels.space, prior=True)
     space = family.space.at((192,))
     macs = costs.cost_tables(family, (192,))["macs"].restrict(space)
-    authors = read_perceptron(_authors(data), space)
+    authors = predictors.load(_authors(data), space, prior=True)
     rows = []
     for draw in range(draws):
         order = np.random.default_rng(draw).permutation(len(labels))
@@ -482,7 +482,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
 
-    perceptron = read_perceptron(_authors(given.data))
+    perceptron = predictors.load(_authors(given.data))
     space = perceptron.space.at(RESOLUTIONS)
     objective = partial(_mean, perceptron.on(space))
     table = note10(given.data / "note10", space).restrict(space)

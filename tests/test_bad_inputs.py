@@ -119,6 +119,8 @@ evaluate G/network.safetensors --data digits --estimator best | --estimator: 'be
 evaluate G/network.safetensors --data digits --batch 0       | --batch
 evaluate G/network.safetensors --data digits --limit 0       | --limit
 evaluate G/network.safetensors --data digits --on tpu        | on: 'tpu'
+evaluate G/network.safetensors --data digits --task boxes    | task: 'boxes' is not known; there are
+evaluate G/network.safetensors --data digits --task no.py:it | task: no.py:it: no file no.py here
 evaluate G/network.safetensors --data digits --calibrate 9 --calibrate-data none | 'none'
 evaluate G/network.safetensors --data digits --workers -1    | --workers
 evaluate G/network.safetensors --data digits --max-unreadable 2   | --max-unreadable
@@ -262,7 +264,7 @@ fit accuracy G/records.csv --space mbv3_mini --out p.npz --test-fraction 1.5 | -
 fit accuracy G/records.csv --space mbv3_mini --out p.npz --test-fraction nan | --test-fraction: nan
 fit accuracy G/records.csv --space mbv3_mini --out p.npz --seed -1 | --seed
 fit accuracy G/few.csv --space mbv3_mini --out p.npz         | needs at least
-fit accuracy G/same.csv --space mbv3_mini --out p.npz        | there is nothing to learn from
+fit accuracy G/same.csv --space mbv3_mini --out p.npz        | there is nothing to fit
 fit accuracy G/nan.csv --space mbv3_mini --out p.npz         | nan.csv line 3
 fit accuracy G/word.csv --space mbv3_mini --out p.npz        | word.csv line 3
 fit accuracy G/above.csv --space mbv3_mini --out p.npz       | is not between 0 and 100

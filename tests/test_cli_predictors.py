@@ -43,10 +43,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_fit_and_predict_accuracy(tmp_path: Path, file: Path) -> None:
     model, out = tmp_path / "a.npz", tmp_path / "out.csv"
-    told = run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
-    assert {"rmse", "mape", "kendall_tau", "n_train", "n_test"} <= set(told)
-    assert told["covariates"] == ["shard"]
-    assert told["rmse"] < 0.5
+    found = run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
+    assert {"rmse", "mape", "kendall_tau", "n_train", "n_test"} <= set(found)
+    assert found["covariates"] == ["shard"]
+    assert found["rmse"] < 0.5
     assert run("predict", model, file, "--out", out)["n"] == 60
     with out.open() as opened:
         rows = list(csv.DictReader(opened))
@@ -59,33 +59,33 @@ def test_fit_and_predict_accuracy(tmp_path: Path, file: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         run("predict", model, file, "--out", out)
     none = tmp_path / "none.npz"
-    told = run(
+    found = run(
         "fit", "accuracy", file, "--space", "mbv3_mini", "--out", none, "--covariates", "none"
     )
-    assert told["covariates"] == []
-    assert told["rmse"] > 0.5  # the levels are a point apart
+    assert found["covariates"] == []
+    assert found["rmse"] > 0.5  # the levels are a point apart
 
 
 def test_fit_latency_with_a_source(tmp_path: Path, file: Path) -> None:
     few = tmp_path / "few.csv"
     few.write_text("".join(file.read_text().splitlines(keepends=True)[:11]))
-    told = run(
+    found = run(
         *("fit", "latency", few, "--space", "mbv3_mini", "--out", tmp_path / "l.npz"),
         *("--source", f"{file}:other_ms"),
     )
-    assert told["sources"] == ["other_ms"]
-    assert told["n"] == 10
-    assert told["mape"] < 5
-    told = run(
+    assert found["sources"] == ["other_ms"]
+    assert found["n"] == 10
+    assert found["mape"] < 5
+    found = run(
         *("fit", "latency", file, "--space", "mbv3_mini", "--out", tmp_path / "m.npz"),
         *("--source", file, "--metric", "other_ms"),
     )
-    assert told["sources"] == ["top1", "latency_ms"]
+    assert found["sources"] == ["top1", "latency_ms"]
     assert run("predict", tmp_path / "l.npz", file, "--out", tmp_path / "o.csv")["n"] == 60
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--metric", "none"], "column 'none' is missing"),
         (["--test-fraction", "1.5"], "--test-fraction: 1.5 is not between 0 and 1"),
@@ -93,11 +93,11 @@ def test_fit_latency_with_a_source(tmp_path: Path, file: Path) -> None:
         (["--device", "gpu"], "records.csv: has no column 'device' in which 'gpu' could stand"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, file: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_are_named(tmp_path: Path, file: Path, arguments: list[str], message: str) -> None:
     out = tmp_path / "p.npz"
     with pytest.raises(InputError) as error:
         run("fit", "latency", file, "--space", "mbv3_mini", "--out", out, *arguments)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert not out.exists()
 
 
@@ -139,19 +139,19 @@ def test_devices_in_records_of_ours(tmp_path: Path) -> None:
             rows = [row for row in csv.DictReader(opened) if row["device"] == device]
         predicted = [float(row["prediction"]) for row in rows]
         assert predicted == pytest.approx(values[device].tolist(), rel=0.25)
-    for file, device, told in (
+    for file, device, message in (
         (one, ["--device", "gpu"], "one.jsonl: column 'device' has no 'gpu'; it has cpu"),
         (two, ["--device", "tpu"], "two.jsonl: column 'device' has no 'tpu'; it has cpu, gpu"),
         (two, [], "two.jsonl: has records of latency_ms on cpu, gpu; name one with --device"),
     ):
         with pytest.raises(InputError) as error:
             run("fit", "latency", file, *base, out, *device)
-        assert told in str(error.value)
+        assert message in str(error.value)
     found = run("fit", "latency", two, *base, out, "--device", "cpu", "--source", two)
     assert found["sources"] == ["latency_ms@gpu"]  # not what is fitted
 
 
-def test_no_archs_and_levels_that_were_not_learnt(tmp_path: Path, file: Path) -> None:
+def test_no_archs_and_levels_that_were_unknown_levels(tmp_path: Path, file: Path) -> None:
     model = tmp_path / "a.npz"
     run("fit", "accuracy", file, "--space", "mbv3_mini", "--out", model)
     lines = file.read_text().splitlines()
@@ -160,9 +160,9 @@ def test_no_archs_and_levels_that_were_not_learnt(tmp_path: Path, file: Path) ->
     assert run("predict", model, none, "--out", tmp_path / "0.csv")["n"] == 0
     records.write_csv(foreign, MINI, POPULATION[:3], {"shard": ["0", "9", ""]})
     records.write_csv(without, MINI, POPULATION[:3], {})
-    told = run("predict", model, foreign, "--out", tmp_path / "1.csv")
-    assert told["not_learnt"] == {"shard": ["9"]}
-    assert run("predict", model, without, "--out", tmp_path / "2.csv")["not_learnt"] == {}
+    found = run("predict", model, foreign, "--out", tmp_path / "1.csv")
+    assert found["unknown_levels"] == {"shard": ["9"]}
+    assert run("predict", model, without, "--out", tmp_path / "2.csv")["unknown_levels"] == {}
     found = []
     for name in ("1", "2"):
         with (tmp_path / f"{name}.csv").open() as opened:

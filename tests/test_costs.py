@@ -11,7 +11,7 @@ from planned_families import PLANNED
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from onceforall import families
+from onceforall import families, interop
 from onceforall.cli import networks
 from onceforall.costs import (
     check_resolution,
@@ -26,7 +26,7 @@ from onceforall.costs import (
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.families.layers import ConvNormAct, MBConv, layer
-from onceforall.interop import StaticNetwork
+from onceforall.interop import Resolved, StaticNetwork
 from onceforall.space import Table
 
 COSTS = ("macs", "params", "peak_activation_bytes")
@@ -508,7 +508,7 @@ def test_tables_refuse_what_they_cannot_count(odd):
 
 def test_info_says_what_is_not_covered(odd, monkeypatch, capsys):
     described = StaticNetwork(odd, odd.space.largest())
-    monkeypatch.setattr(networks, "describe", lambda net, resolution: described)
+    monkeypatch.setattr(interop, "resolve", lambda *named: Resolved("odd", described))
     networks.info("odd")
     text = capsys.readouterr().out
     macs = cost(families.get("mbv3_mini").build(described.arch), (3, 28, 28)).macs

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 import onceforall
-from onceforall import families, predictors
+from onceforall import families, interop, predictors
 from onceforall.cli import networks
 from onceforall.costs import (
     Counted,
@@ -23,6 +22,7 @@ from onceforall.costs import (
     layer_table,
 )
 from onceforall.errors import InputError
+from onceforall.interop import Resolved, StaticNetwork
 from onceforall.predictors.work import work_of
 from onceforall.records import Labels
 from onceforall.search import Limit, search
@@ -368,8 +368,8 @@ def test_predictors_know_the_physics_of_a_family_given_by_build(small, monkeypat
 def test_info_lists_the_blocks_of_a_network_given_by_build(small, monkeypatch, capsys):
     family, _ = small
     arch = family.space.largest()
-    described = SimpleNamespace(family=family, arch=arch)
-    monkeypatch.setattr(networks, "describe", lambda net, resolution: described)
+    described = Resolved("transformer", StaticNetwork(family, arch))
+    monkeypatch.setattr(interop, "resolve", lambda *named: described)
     networks.info("transformer", as_json=True)
     shown = json.loads(capsys.readouterr().out)
     counted = arch_cost(family, arch)

@@ -206,14 +206,14 @@ def test_networks_on_a_gpu_are_timed_on_every_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--threads 10000", "threads: 10000 is more than the"),
         ("--batch 100000000", "batch: 100000000 x 3x32x32 needs"),
         ("--resolution 1000000", "resolution: 1000000 px is too large"),
     ],
 )
-def test_measure_refuses_what_cannot_be(option: str, told: str) -> None:
+def test_measure_refuses_what_cannot_be(option: str, message: str) -> None:
     done = CliRunner().invoke(app, f"measure mbv3_mini:smallest {option}".split())
     assert isinstance(done.exception, InputError)
-    assert str(done.exception).startswith(told)
+    assert str(done.exception).startswith(message)

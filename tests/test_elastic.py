@@ -316,7 +316,7 @@ def test_bands_of_many_kinds_take_few_builds() -> None:
 
 
 def test_channels_that_may_not_move_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """A layer whose channels are told apart by their place."""
+    """A layer whose channels differ by their place."""
 
     class Ramp(nn.Module):
         def __init__(self, features: int) -> None:
@@ -443,7 +443,7 @@ BAD: list[tuple[Callable[..., nn.Module], dict[str, Any], str]] = [
     (
         two_names,
         {"a": (2, 4), "b": (2, 4)},
-        "two_names: a 2 and b 2 cannot be told apart: both make the same network, in which"
+        "two_names: a 2 and b 2 make the same network, in which"
         " 2.weight is (8, 3) instead of (16, 3)",
     ),
     (

@@ -9,9 +9,8 @@ import torch
 
 from onceforall import cli, data
 from onceforall.data import Source
-from onceforall.training import Group, load_settings
+from onceforall.training import Group, load_settings, probing
 from onceforall.training.estimate import Links, Plan, Point, Stretch, along, plan, shares
-from onceforall.training import probing
 from onceforall.training.job import Job
 from onceforall.training.probing import Watch, imagined, measure
 

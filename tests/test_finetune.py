@@ -1,4 +1,4 @@
-"""A network trained further: it starts as it was, learns, is resumed, and is like any other file."""
+"""A network trained further: it starts as it was, learns, is resumed, is a file like any other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ SHORT = ["batch_size=32", "phases.0.epochs=1", "phases.1.epochs=2", "log_steps=4
 
 @pytest.fixture(scope="module")
 def digits() -> Data:
-    return data.load(Source("digits"))
+    """A part of them, so that epochs are short."""
+    found = data.load(Source("digits"))
+    parts = {"train": 256, "validation": 100, "test": 100}
+    few = {part: getattr(found, part).subset(range(n)) for part, n in parts.items()}
+    return replace(found, **few)
 
 
 def small(classes: int = 10, seed: int = 3) -> Static:
@@ -55,7 +60,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def test_it_learns_and_leaves_a_network_and_its_scores(tmp_path: Path, digits: Data) -> None:
     given = small()
     before = {n: t.clone() for n, t in given.network.state_dict().items()}
-    done = finetune(tmp_path / "run", given, digits, settings("phases.1.epochs=6"))
+    done = finetune(tmp_path / "run", given, digits, settings("phases.1.epochs=20"))
     assert all(torch.equal(t, before[n]) for n, t in given.network.state_dict().items())
     network, arch, facts = load_network(done.path)
     assert arch == given.arch
@@ -81,14 +86,14 @@ def test_it_starts_as_it_was(tmp_path: Path, digits: Data) -> None:
     means = [name for name in own if name.endswith("running_mean")]
     assert means
     assert all(found[name].abs().sum() > 0 and own[name].abs().sum() == 0 for name in means)
-    assert done.training.steps == round(2 * len(digits.train) / 32 + len(digits.train) / 32)
+    assert done.training.steps == 24  # of 32 of 256 images, two epochs and one of warm-up
 
 
 def test_of_other_classes_the_last_layer_is_new_and_alone_first(
     tmp_path: Path, digits: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = small(classes=3)
-    asked = settings("phases.1.lr=1e-12")
+    asked = settings("phases.0.epochs=5", "phases.1.lr=1e-12")
     finetune(tmp_path / "run", given, digits, asked)
     said = capsys.readouterr().err
     assert "classifier.bias: of 3 classes; replaced by a fresh one for 10" in said
@@ -125,12 +130,12 @@ def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
     asked, given = settings("dropout=0.2"), small(classes=4)
     finetune(tmp_path / "whole", given, digits, asked)
     with pytest.raises(Stopped, match="--resume goes on"):
-        _stopped(tmp_path / "run", given, digits, asked, 50)
+        _stopped(tmp_path / "run", given, digits, asked, 14)
     assert not (tmp_path / "run" / "card.json").exists()
     with pytest.raises(InputError, match="holds a run already"):
         finetune(tmp_path / "run", given, digits, asked)
     other = Static(small().network, given.family, given.family.space.largest())
-    with pytest.raises(InputError, match=r"step-00000050.safetensors: of mbv3_mini@12/.*, not of"):
+    with pytest.raises(InputError, match=r"step-00000014.safetensors: of mbv3_mini@12/.*, not of"):
         finetune(
             tmp_path / "run",
             other._replace(network=given.family.fresh(other.arch)),
@@ -164,9 +169,9 @@ def _stopped(run: Path, given: Static, digits: Data, asked: Settings, step: int)
 
 
 def test_a_teacher(tmp_path: Path, digits: Data) -> None:
-    """Its outputs are matched: without labels the network comes to agree with it, right or wrong."""
+    """Its outputs are matched, and it is kept as it was."""
     given, teacher = small(), small(seed=8)
-    phases = "phases=[{name: all, steps: 60, lr: 0.3, distil: 1.0, labels: 0.0}]"
+    phases = "phases=[{name: all, steps: 4, lr: 0.3, distil: 1.0, labels: 0.0}]"
     finetune(tmp_path / "run", given, digits, settings(phases), teacher=teacher)
     saved, arch, _ = load_network(tmp_path / "run" / "teacher.safetensors")
     assert arch == teacher.arch
@@ -281,7 +286,15 @@ def test_under_torchrun(tmp_path: Path, photos: Path) -> None:
     arch = family.space.smallest()
     save_network(tmp_path / "n.safetensors", family.build(arch), family, arch, {})
     words = ["-m", "onceforall", "finetune", str(tmp_path / "n.safetensors"), "--data", str(photos)]
-    words += ["--epochs", "1", "batch_size=16", "threads=1", "--out", str(tmp_path / "run"), "--json"]
+    words += [
+        "--epochs",
+        "1",
+        "batch_size=16",
+        "threads=1",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launch += ["--master-port", "29577"]
     done = subprocess.run(

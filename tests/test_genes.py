@@ -14,7 +14,7 @@ from onceforall.records import Labels, read_labels, write_csv
 from onceforall.search import Infeasible, Limit, pareto, search
 from onceforall.search.guided import changes
 from onceforall.space import Arch, Gene, Population, Presence, Space, Table
-from onceforall.space.tables import Factor, evaluate
+from onceforall.space.tables import Factor, values_of
 
 
 def blocks(*counts: int, inner: bool = True) -> list[Gene]:
@@ -216,7 +216,7 @@ def test_tables_against_brute_force(space: Space, reduce: str, tmp_path) -> None
     archs = list(space)
     population = space.encode(archs)
     join = sum if reduce == "sum" else max
-    for one, values in zip(made, evaluate(made, population), strict=True):
+    for one, values in zip(made, values_of(made, population), strict=True):
         parts = [[value_of(f, space, arch) for f in one.factors] for arch in archs]
         wanted = [join([v for v in row if v is not None]) for row in parts]
         np.testing.assert_allclose(values, wanted, rtol=1e-12, atol=1e-12)

@@ -70,3 +70,19 @@ def test_imports_point_down(path: Path) -> None:
 def test_no_torch_in(room: str) -> None:
     code = f"import onceforall.{room}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_face_is_light() -> None:
+    """What the package shows is there without further imports, and none is made before."""
+    code = (
+        "import sys, onceforall;"
+        "assert not {'torch', 'numpy'} & set(sys.modules);"
+        "onceforall.search.search, onceforall.search.pareto;"
+        "assert 'torch' not in sys.modules;"
+        "assert onceforall.families.get('mbv3_mini').space.size > 1;"
+        "assert all(getattr(onceforall, name) for name in onceforall.__all__);"
+        "assert set(dir(onceforall)) == set(onceforall.__all__);"
+        "from onceforall import *;"
+        "assert SuperNet.__module__ == 'onceforall.supernet.supernet'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""Predictors: what they learn is compared with functions known exactly, and with references."""
+"""Predictors: fits are compared with functions known exactly, and with references."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,11 @@ from scipy.stats import kendalltau
 from onceforall import families, predictors, records
 from onceforall.costs import cost_tables
 from onceforall.errors import InputError
-from onceforall.predictors import drift, gp, physics
+from onceforall.predictors import circumstances, gp, physics
 from onceforall.predictors.accuracy import Scale
 from onceforall.predictors.base import held_out, same_archs
 from onceforall.predictors.features import Features
+from onceforall.predictors.kernels import Kernel
 from onceforall.records import Labels
 from onceforall.space import Space, Stage
 from onceforall.space.stages import block_gene, stage_gene
@@ -60,7 +61,7 @@ def times_of(space: Space, n: int, seed: int = 0, start: float = 0.02) -> Labels
 def test_gp_is_the_textbook_one() -> None:
     rng = np.random.default_rng(0)
     x, z, y = rng.normal(size=(30, 4)), rng.normal(size=(7, 4)), rng.normal(size=30)
-    kernel = gp.Kernel(("a",), ((("a",), ("b",)),))
+    kernel = Kernel(("a",), ((("a",), ("b",)),))
     theta = np.array([-0.3, 0.2, 0.1, 0.5, -1.0])  # linear; variance, two lengths; noise
 
     def by_hand(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -80,11 +81,11 @@ def test_gp_is_the_textbook_one() -> None:
     variance = np.diag(by_hand(z, z)) - np.diag(cross @ np.linalg.solve(k, cross.T))
     assert np.allclose(std, 2.0 * np.sqrt(variance), atol=1e-3)
     # left out one by one, by doing it
-    told, spread = process.leave_one_out()
+    mean, spread = process.leave_one_out()
     for i in (0, 7):
         rest = np.delete(np.arange(30), i)
         inner = k[np.ix_(rest, rest)]
-        assert np.isclose(told[i], 0.5 + k[i, rest] @ np.linalg.solve(inner, y[rest] - 0.5))
+        assert np.isclose(mean[i], 0.5 + k[i, rest] @ np.linalg.solve(inner, y[rest] - 0.5))
         left = k[i, i] - k[i, rest] @ np.linalg.solve(inner, k[rest, i])
         assert np.isclose(spread[i], 2.0 * np.sqrt(left))
     assert np.allclose(process.fitted(), 0.5 + by_hand(x, x) @ np.linalg.solve(k, y - 0.5))
@@ -96,7 +97,7 @@ def test_the_gradient_of_the_likelihood_is_right() -> None:
     x = rng.normal(size=(40, 3))
     y = np.sin(x[:, 0]) + 0.3 * x[:, 1] + 0.1 * rng.normal(size=40)
     y = (y - y.mean()) / y.std()
-    kernel = gp.Kernel(("a",), ((("a",), ("b",)),), (-1.0,))
+    kernel = Kernel(("a",), ((("a",), ("b",)),), (-1.0,))
     groups = {"a": x[:, :2], "b": x[:, 2:]}
     theta = gp.fit(kernel, groups, y, iterations=300).theta
 
@@ -118,7 +119,7 @@ def test_the_gradient_of_the_likelihood_is_right() -> None:
 
 
 @pytest.mark.parametrize("space", [MINI, STRANGE], ids=["family", "space alone"])
-def test_accuracy_is_learnt(space: Space) -> None:
+def test_accuracy_is_fitted(space: Space) -> None:
     labels, fresh = labels_of(space, 120), labels_of(space, 200, noise=0.0, seed=1)
     model = predictors.fit_accuracy(labels)
     found = model.predict(fresh.population)
@@ -133,7 +134,7 @@ def test_accuracy_is_learnt(space: Space) -> None:
     assert model.report.rmse < 0.2 * labels.values.std()
 
 
-def test_covariates_are_learnt_given_or_averaged() -> None:
+def test_covariates_are_fitted_given_or_averaged() -> None:
     labels = labels_of(MINI, 200)
     rng = np.random.default_rng(3)
     shard = rng.integers(0, 2, 200)
@@ -156,7 +157,7 @@ def test_covariates_are_learnt_given_or_averaged() -> None:
     assert (mean.std > 0.9).all()  # two levels 2 points apart: 1 point about their middle
     assert (zero.std < 0.5).all()
     assert np.allclose(model.predict(fresh, shard="new").mean, mean.mean)
-    with pytest.raises(InputError, match="covariate 'other' was not learnt"):
+    with pytest.raises(InputError, match="covariate 'other' is not one of this predictor's"):
         model.predict(fresh, other=1)
     with pytest.raises(InputError, match="'other' is not a column"):
         predictors.fit_accuracy(shifted, ("other",))
@@ -205,12 +206,12 @@ def test_a_bent_scale_comes_back() -> None:
     values = np.linspace(66.0, 77.0, 12)
     scale = Scale.bent(values)
     assert scale.limit == 99.0
-    learnt = scale.learnt(values)
-    mean, std = scale.back(learnt, np.full(12, 1e-6))
+    bent = scale.of(values)
+    mean, std = scale.back(bent, np.full(12, 1e-6))
     assert np.allclose(mean, values)
-    low, high = (scale.back(learnt + step, std)[0] for step in (-1e-6, 1e-6))
+    low, high = (scale.back(bent + step, std)[0] for step in (-1e-6, 1e-6))
     assert np.allclose(std, (high - low) / 2, rtol=1e-4)
-    assert scale.log_slope(values) == pytest.approx(np.log(np.gradient(learnt, values)).sum(), 0.01)
+    assert scale.log_slope(values) == pytest.approx(np.log(np.gradient(bent, values)).sum(), 0.01)
     assert std[0] / std[-1] == pytest.approx(1.5)
 
 
@@ -225,7 +226,7 @@ def test_physics_finds_what_made_the_times() -> None:
     spoilt = np.log(times) + rng.normal(0, 0.005, 200)
     spoilt[:20] += 1.0  # a tenth of the measurements are far too slow
     found = physics.fit(terms, spoilt)
-    law = found.law
+    law = found.physics
     assert np.abs(law(terms) - np.log(times)).mean() < 0.02
     assert found.weights[:20].max() < 0.05
     assert found.spread < 0.03
@@ -235,9 +236,9 @@ def test_physics_finds_what_made_the_times() -> None:
 
 
 @pytest.mark.parametrize(("starting", "right"), [(False, 1), (True, 2)])
-def test_evidence_tells_what_a_device_waits_for(starting: bool, right: int) -> None:
-    """From ten noisy records, 20 times: the belief in what made them is mostly the most probable,
-    and its law ranks fresh archs better than that of the belief that both count."""
+def test_evidence_says_what_a_device_waits_for(starting: bool, right: int) -> None:
+    """From ten noisy records, 20 times: the prior that what made them counts is mostly the most
+    probable, and its fit ranks fresh archs better than that of the prior that both count."""
     rng = np.random.default_rng(3)
     few, fresh = np.arange(10), np.arange(10, 210)
     chosen, errors = [], []
@@ -246,15 +247,15 @@ def test_evidence_tells_what_a_device_waits_for(starting: bool, right: int) -> N
         made = np.log(starts if starting else computes)[:, 0]
         terms = physics.Terms(starts, computes, np.ones(1), np.ones(1))
         measured = made[few] + 0.08 * rng.standard_normal(10)
-        fits = [physics.fit(terms.take(few), measured, belief) for belief in physics.BELIEFS]
+        fits = [physics.fit(terms.take(few), measured, prior) for prior in physics.PRIORS]
         chosen.append(int(np.argmax([fit.evidence for fit in fits])))
-        errors.append([np.std(fit.law(terms.take(fresh)) - made[fresh]) for fit in fits])
+        errors.append([np.std(fit.physics(terms.take(fresh)) - made[fresh]) for fit in fits])
     assert chosen.count(right) >= 15
     assert np.mean(errors, 0)[right] < 0.7 * np.mean(errors, 0)[0]
 
 
 @pytest.mark.parametrize(("n", "error"), [(10, 7.0), (60, 2.5)])
-def test_latency_is_learnt(n: int, error: float) -> None:
+def test_latency_is_fitted(n: int, error: float) -> None:
     model = predictors.fit_latency(times_of(MINI, n))
     fresh = times_of(MINI, 200, seed=1)
     found = model.predict(fresh.population)
@@ -281,7 +282,7 @@ def test_other_devices_help() -> None:
 
 
 def test_the_device_that_is_alike_is_picked_out() -> None:
-    """Of two others one ranks the new device's archs, one does not: ten noisy records tell."""
+    """Of two others one ranks the new device's archs, one does not: ten noisy records say which."""
     rng = np.random.default_rng(5)
     alike, unlike, few, fresh = (
         times_of(MINI, n, seed) for seed, n in enumerate((300, 300, 10, 200))
@@ -289,9 +290,9 @@ def test_the_device_that_is_alike_is_picked_out() -> None:
     unlike = replace(unlike, values=unlike.values * np.exp(0.5 * rng.standard_normal(300)))
     few = replace(few, values=3 * few.values * np.exp(0.05 * rng.standard_normal(10)))
     model = predictors.fit_latency(few, [unlike, alike])
-    believed = {law.sources: law.share for law in model.laws}
-    assert sum(believed.values()) == pytest.approx(1)
-    assert believed.get((1,), 0) > believed.get((0,), 0)
+    shares = {law.sources: law.share for law in model.laws}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares.get((1,), 0) > shares.get((0,), 0)
     helped, alone = (m.predict(fresh.population) for m in (model, predictors.fit_latency(few)))
     errors = [held_out(p.mean, p.std, 3 * fresh.values, 10) for p in (helped, alone)]
     assert errors[0].spearman > 0.99
@@ -311,18 +312,18 @@ def test_drift_is_found_taken_out_and_put_back() -> None:
     assert predictors.fit_latency(labels).drift is None
 
 
-def test_no_drift_is_seen_in_noise() -> None:
+def test_no_drift_is_found_in_noise() -> None:
     rng = np.random.default_rng(0)
-    found = [drift.find(np.arange(200.0), rng.standard_t(3, 200)) for _ in range(20)]
+    found = [circumstances.find_drift(np.arange(200.0), rng.standard_t(3, 200)) for _ in range(20)]
     assert sum(f is not None for f in found) <= 2
 
 
-# --- what cannot be learnt from
+# --- what cannot be fitted
 
 
 @pytest.mark.parametrize("n", [30, 300])
-def test_an_arch_measured_often_is_not_asked_about_where_it_was_learnt(n: int) -> None:
-    """Twice the measurements of the same archs tell no more of other archs."""
+def test_an_arch_measured_often_is_held_out_as_one(n: int) -> None:
+    """Twice the measurements of the same archs say no more of other archs."""
     labels = labels_of(MINI, n, noise=0.01)
     again = np.tile(np.arange(n), 2)
     twice = replace(labels.take(again), values=labels.values[again] + 0.01 * (again % 3))
@@ -349,7 +350,7 @@ def test_too_little_is_refused(fit: object) -> None:
     labels = labels_of(MINI, 30)
     with pytest.raises(InputError, match="1 records"):
         fit(labels.take(np.array([0])))  # type: ignore[operator]
-    with pytest.raises(InputError, match="nothing to learn from"):
+    with pytest.raises(InputError, match="nothing to fit"):
         fit(replace(labels, values=np.full(30, 70.0)))  # type: ignore[operator]
 
 
@@ -444,7 +445,7 @@ def test_choose_spreads_and_then_asks_where_it_is_unsure() -> None:
         replace(small, values=small.values + rng.normal(0, 0.01, len(small)))
     )
     unsure = predictors.choose(MINI, model, small.population, 20, rng)
-    assert (unsure[:, 0] > 0).mean() > 0.7  # it was shown one resolution only
+    assert (unsure[:, 0] > 0).mean() > 0.7  # one resolution only is in its records
     macs = cost_tables(families.get("mbv3_mini"))["macs"]
     budget = float(np.median(macs(chosen)))
     near = predictors.choose(MINI, model, small.population, 20, rng, cost=macs, budgets=[budget])

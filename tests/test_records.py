@@ -73,7 +73,7 @@ def test_a_resolution_beyond_the_space_is_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ("5335,4222,12,32,nan", "line 2: top1: 'nan' is not a finite number"),
         ("5335,4222,12,32,", "line 2: top1: '' is not a finite number"),
@@ -86,15 +86,15 @@ def test_a_resolution_beyond_the_space_is_added(tmp_path: Path) -> None:
         ("5335,4222,12,32", "line 2: 4 cells, but the header has 5"),
     ],
 )
-def test_bad_cells_are_named(tmp_path: Path, row: str, told: str) -> None:
+def test_bad_cells_are_named(tmp_path: Path, row: str, message: str) -> None:
     file = write(tmp_path / "a.csv", HEADER + row + "\n")
     with pytest.raises(InputError, match=r"a\.csv") as error:
         records.read_labels(file, TINY, "top1", positive=True)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         (HEADER, "has no records"),
@@ -105,10 +105,10 @@ def test_bad_cells_are_named(tmp_path: Path, row: str, told: str) -> None:
         ('arch,top1\n"tiny,1\n', "line 2"),
     ],
 )
-def test_bad_files_are_named(tmp_path: Path, text: str, told: str) -> None:
+def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         records.read_labels(write(tmp_path / "a.csv", text), TINY, "top1")
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_duplicates_that_agree_are_one_and_others_are_kept_and_told(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_labels_of_different_things_are_not_mixed(
         with pytest.raises(InputError) as error:
             records.read_labels(path, TINY, "ms", device="cpu")
         named = sorted({of[field], other.get(field, "")})
-        told = ", ".join(name or "one that they do not name" for name in named)
-        assert f"{path}: {field}: its records of ms@cpu are of {told}; keep" in str(error.value)
+        message = ", ".join(name or "one that they do not name" for name in named)
+        assert f"{path}: {field}: its records of ms@cpu are of {message}; keep" in str(error.value)
         assert len(records.read_labels(path, TINY, "ms", device="gpu")) == 1
 
 
@@ -239,7 +239,7 @@ def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"value": "x"}, "'x' is not a number"),
         ({"value": float("inf")}, "not a finite number"),
@@ -249,11 +249,11 @@ def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
         ({"provenance": []}, "provenance: [] is not an object"),
     ],
 )
-def test_bad_records_are_named(change: dict[str, object], told: str) -> None:
+def test_bad_records_are_named(change: dict[str, object], message: str) -> None:
     data = {**Record(ARCH, "top1", 70.0, "%").to_dict(), **change}
     with pytest.raises(InputError) as error:
         Record.from_dict(data)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.data

@@ -193,7 +193,7 @@ def test_settings_that_make_no_sense():
 
 
 def test_the_additive_model_is_a_table(everything):
-    """A table that does not depend on the resolution is learnt exactly."""
+    """A table that does not depend on the resolution is fitted exactly."""
     gain = Table.build(SPACE, lambda p: noise(5)(p._replace(resolution=0)), lambda r, w: r * 0.1)
     where = cells(SPACE)
     some = np.random.default_rng(0).permutation(everything)[:900]
@@ -346,10 +346,11 @@ def test_better_than_the_published_evolution_with_a_25th_of_its_evaluations(data
     """Note10 tables and the authors' predictor; means of 3 runs of 50,100 evaluations there.
 
     Single runs of ours may fall short: docs/search.md."""
-    from onceforall.predictors.published import note10, read_perceptron
+    from onceforall import predictors
+    from onceforall.interop.latency_tables import note10
 
     published = {20.0: 80.50, 25.0: 81.72, 30.0: 82.65, 35.0: 83.15, 40.0: 83.91}
-    predictor = read_perceptron(data_dir / "predictors" / "acc_predictor.pth")
+    predictor = predictors.load(data_dir / "predictors" / "acc_predictor.pth")
     predictor = predictor.on(
         Space.of_stages(predictor.space.family, (160, 176, 192, 208, 224), predictor.space.stages)
     )

@@ -7,7 +7,7 @@ import pytest
 
 from onceforall.errors import InputError
 from onceforall.space import Arch, Place, Space, Stage, Table
-from onceforall.space.tables import evaluate
+from onceforall.space.tables import values_of
 
 # widths differ within and between stages; depth 1 is a choice in one stage only
 SPACE = Space.of_stages(
@@ -88,7 +88,7 @@ def test_restricted_to_a_part_of_the_space(reduce, archs):
 def test_several_tables_in_one_pass(archs):
     tables = [Table.build(SPACE, block_value, fixed_value, reduce) for reduce in ("sum", "max")]
     population = SPACE.encode(archs)
-    both = evaluate(tables, population)
+    both = values_of(tables, population)
     assert both.shape == (2, len(archs))
     for row, table in zip(both, tables, strict=True):
         np.testing.assert_array_equal(row, table(population))

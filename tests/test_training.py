@@ -406,7 +406,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sigterm_to_all_processes_ends_in_a_checkpoint(tmp_path: Path, photos: Path) -> None:
     """While worker processes read images: as a batch system stops a job. Resumed, the run ends with
     the weights of one that was never stopped."""
-    changes = [f"data={{name: {photos}, workers: 2, hold: never}}", "resolutions=[72]", "batch_size=8"]
+    changes = [
+        f"data={{name: {photos}, workers: 2, hold: never}}",
+        "resolutions=[72]",
+        "batch_size=8",
+    ]
     changes += ["phases=[{name: a, steps: 10, lr: 0.1}]", "threads=1", "dropout=0.2"]
     settings = recipe(tmp_path, *changes)
     command = [sys.executable, "-c", PAUSING, "train", str(tmp_path / "recipe.yaml"), *changes]

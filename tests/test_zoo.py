@@ -1,4 +1,4 @@
-"""The zoo's facts, and downloads from a server on this machine that misbehaves as told."""
+"""The zoo's facts, and downloads from a server on this machine that misbehaves as asked."""
 
 import dataclasses
 import hashlib

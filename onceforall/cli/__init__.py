@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 from onceforall.cli import (  # noqa: E402
+    evaluation,
     networks,
     predictors,
     records,
@@ -43,7 +44,7 @@ app.command()(predictors.predict)
 app.command()(search.search)
 app.command()(specialize.specialize)
 app.command()(networks.info)
-app.command()(networks.evaluate)
+app.command()(evaluation.evaluate)
 app.command()(networks.measure)
 app.command()(networks.export)
 app.command()(zoo.zoo)

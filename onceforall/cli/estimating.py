@@ -31,9 +31,7 @@ class Wanted:
                 raise InputError(f"{option}: {value:g} goes with --estimate")
 
 
-def estimated(
-    config: str, changes: list[str], group: Group, wanted: Wanted, as_json: bool
-) -> None:
+def estimated(config: str, changes: list[str], group: Group, wanted: Wanted, as_json: bool) -> None:
     """Measures and prints; nothing is written."""
     from onceforall import data
     from onceforall.training import load_settings, scale, source_of

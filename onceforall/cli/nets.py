@@ -1,22 +1,18 @@
-"""Finding what a person named: a network, its weights, the images to run it on."""
+"""Options that name a network, and the images to run one on. What network it is, `interop` says."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from onceforall.data import Images, Normalisation, Source
     from onceforall.families import Family
-    from onceforall.interop import StaticNetwork
 
 Net = Annotated[
     str,
@@ -28,7 +24,6 @@ Net = Annotated[
         show_default=False,
     ),
 ]
-NAMED = re.compile(r"(?P<family>.+):((?P<which>largest|smallest)|random:(?P<seed>\d{1,18}))")
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -37,58 +32,6 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-
-
-def describe(net: str, resolution: int | None = None) -> StaticNetwork:
-    """The network a person named.
-
-    Raises:
-        InputError: it is nothing that is known.
-    """
-    from onceforall import interop
-    from onceforall.files import exists
-    from onceforall.interop import zoo
-
-    if exists(Path(net)):
-        return interop.read_network(Path(net), resolution)
-    entry = zoo.find(net)
-    if entry is not None:
-        found = zoo.network(entry)
-    elif ":" in net and not _is_arch(net):
-        found = _of_family(net)
-    elif _is_arch(net):
-        found = interop.from_text(net)
-    else:
-        raise InputError(
-            f"{net!r} is no file, no published network (`onceforall zoo`) and not of the form"
-            " FAMILY:largest, FAMILY:smallest or FAMILY:random:SEED"
-        )
-    if resolution is None:
-        return found
-    return interop.StaticNetwork(found.family, found.arch.at(resolution))
-
-
-def _of_family(net: str) -> StaticNetwork:
-    import numpy as np
-
-    from onceforall import families, interop
-
-    asked = NAMED.fullmatch(net)
-    if asked is None:
-        if ".py:" not in net:
-            families.get(net.partition(":")[0])  # says so, if there is no such family
-        raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
-    family = families.get(asked["family"])
-    if asked["seed"] is not None:
-        arch = family.space.random(np.random.default_rng(int(asked["seed"])))
-    else:
-        arch = getattr(family.space, asked["which"])()
-    return interop.StaticNetwork(family, arch)
-
-
-def _is_arch(net: str) -> bool:
-    """Whether a text looks like an arch: `family@28/16:3x4,...`, `family@28/depth=9,...`."""
-    return NAMED.fullmatch(net) is None and "@" in net and (":" in net or "=" in net)
 
 
 def family_named(name: str) -> Family:
@@ -105,55 +48,6 @@ def family_named(name: str) -> Family:
         return families.get(name)
     path = Path(name) / "supernet.safetensors"
     return family_of(checkpoint.describe(path), path)
-
-
-def as_weighted(network: StaticNetwork, weights: Path | None) -> StaticNetwork:
-    """The network as one of the family that a checkpoint of ours is of: its classes and channels
-    are those of the weights, not a family's usual ones."""
-    from onceforall.interop import StaticNetwork
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.supernet import checkpoint
-    from onceforall.supernet.weights import family_of
-
-    if weights is None or not weights.is_file() or not is_checkpoint(weights):
-        return network
-    facts = checkpoint.describe(weights)
-    if facts.get("family") != network.family.name:
-        return network  # refused by what reads the weights
-    return StaticNetwork(family_of(facts, weights), network.arch)
-
-
-def weighted(net: str, network: StaticNetwork, weights: Path | None) -> nn.Module:
-    """The network with its weights: those given, or its own where `net` is a checkpoint.
-
-    Raises:
-        InputError: there are none, or they do not fit.
-    """
-    from onceforall import interop
-    from onceforall.interop import zoo
-    from onceforall.interop.networks import is_checkpoint
-
-    entry = zoo.find(net)
-    if weights is None and Path(net).is_file() and is_checkpoint(Path(net)):
-        weights = Path(net)
-    elif weights is None and Path(net).is_dir() and (Path(net) / "init").is_file():
-        weights = Path(net) / "init"
-    elif weights is None and entry is not None:
-        weights = zoo.fetch(entry)
-    if weights is None:
-        raise InputError(f"--weights: {net} has no weights of its own; name their file")
-    return interop.read_weights(weights, *network)
-
-
-def facts_of(net: str, weights: Path | None) -> dict[str, Any]:
-    """What a checkpoint of ours says of its data; nothing for other files."""
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.supernet import checkpoint
-
-    for path in (Path(net), weights):
-        if path is not None and path.is_file() and is_checkpoint(path):
-            return dict(checkpoint.describe(path).get("data", {}))
-    return {}
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -1,30 +1,18 @@
-"""Commands about one network: `info`, `evaluate`, `measure`, `export`."""
+"""Commands about one network: `info`, `measure`, `export`."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onceforall.cli.common import Json, emit, table
-from onceforall.cli.nets import (
-    Net,
-    Weights,
-    as_weighted,
-    describe,
-    facts_of,
-    labelled,
-    numbers,
-    weighted,
-)
+from onceforall.cli.nets import Net, Weights
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from onceforall.data import Images, Normalisation
-    from onceforall.interop import StaticNetwork
-    from onceforall.supernet import Score
+    from onceforall.interop import Resolved
 
 Resolution = Annotated[
     int | None,
@@ -46,12 +34,12 @@ On = Annotated[
 Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
 
 
-def _described(net: str, resolution: int | None, weights: Path | None = None) -> StaticNetwork:
-    """The network a person named, at a resolution that it can be counted and run at; of the classes
-    and channels that a checkpoint of its weights is of."""
+def resolved(net: str, resolution: int | None, weights: Path | None = None) -> Resolved:
+    """The network a person named, at a resolution that it can be counted and run at."""
     from onceforall.costs import check_resolution
+    from onceforall.interop import resolve
 
-    network = as_weighted(describe(net, resolution), weights)
+    network = resolve(net, weights, resolution)
     check_resolution(network.family, network.arch)
     return network
 
@@ -72,7 +60,7 @@ def info(
 
     if macs not in ("ours", "mmrazor"):
         raise InputError(f"--macs: {macs!r} is not 'ours' or 'mmrazor'")
-    network = _described(net, resolution)
+    network = resolved(net, resolution)
     size = network.arch.resolution
     cost = costs.arch_cost(network.family, network.arch)
     counted = cost.flops if macs == "mmrazor" else cost.macs
@@ -85,6 +73,8 @@ def info(
         "peak_activation_bytes": cost.peak_activation_bytes,
         "uncovered": list(cost.uncovered),
         "classes": cost.output_shape[0],
+        "in_channels": network.family.in_channels,
+        "assumed": ["classes", "in_channels"] if network.assumed else [],
     }
     layers = _by_layer(cost.rows)
     rows = [[r["name"], r["output"], f"{r['macs']:,}", f"{r['params']:,}"] for r in layers]
@@ -95,6 +85,8 @@ def info(
         table(["layer", "output", "MACs", "params"], rows),
         "",
         f"arch        {network.arch}",
+        f"classes     {data['classes']}, of images with {data['in_channels']} channels"
+        + (" (the family's own: nothing here names others)" if network.assumed else ""),
         f"params      {cost.params / 1e6:.2f}M",
         theirs if macs == "mmrazor" else f"MACs        {shown}",
         f"activations {least}{cost.peak_activation_bytes / 2**20:.2f} MiB at their peak",
@@ -123,177 +115,6 @@ def _by_layer(rows: tuple[Any, ...]) -> list[dict[str, Any]]:
     return list(layers.values())
 
 
-def evaluate(
-    net: Net,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="D",
-            help="fashion-mnist, digits, cifar10, or a folder: of class folders (all its images are"
-            " used), or with train and val or test folders.",
-            show_default=False,
-        ),
-    ],
-    weights: Weights = None,
-    split: Annotated[
-        str, typer.Option(help="test, validation or train, where the data has splits.")
-    ] = "test",
-    resolution: Resolution = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Per channel, of pixels 0 to 1; else the checkpoint's, or ImageNet's."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    calibrate: Annotated[
-        int,
-        typer.Option(min=0, help="Images to measure batch-norm statistics on first; 0: do not."),
-    ] = 0,
-    calibrate_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="D",
-            help="Where these images come from: a data set or a folder, labelled or not. Else from"
-            " the training images; where D has none, they are drawn from D and not scored.",
-            show_default=False,
-        ),
-    ] = None,
-    estimator: Annotated[
-        str, typer.Option(help="Of these statistics: pooled, or batch-mean as the authors'.")
-    ] = "pooled",
-    batch: Batch = 100,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read image files.")] = 2,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many images.", show_default=False)
-    ] = None,
-    max_unreadable: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
-    ] = 0.01,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="classification, or my_task.py:NAME in a file of yours; else the checkpoint's.",
-            show_default=False,
-        ),
-    ] = None,
-    on: On = None,
-    as_json: Json = False,
-) -> None:
-    """Measures the accuracy of a network, or another task's metric.
-
-    Example: onceforall evaluate network.safetensors --data fashion-mnist
-    """
-    from onceforall import supernet
-
-    if calibrate_data is not None and not calibrate:
-        raise InputError(
-            f"--calibrate-data: {calibrate_data} needs --calibrate, a number of images"
-        )
-    if estimator not in supernet.ESTIMATORS:
-        raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
-    place = supernet.torch_device(on)
-    network = _described(net, resolution, weights)
-    metric = supernet.tasks.get(task or _task_of(net, weights)).metric
-    module = weighted(net, network, weights).to(place)
-    size = network.arch.resolution
-    normalisation = _normalisation(mean, std, facts_of(net, weights))
-    channels = network.family.in_channels
-    images, unlabelled, classes = labelled(
-        data, split, channels, normalisation, workers, calibrate, calibrate_data, max_unreadable
-    )
-    if len(classes) != network.family.classes:
-        raise InputError(
-            f"--data: {data} has {len(classes)} classes, the network {network.family.classes}"
-        )
-    if calibrate and unlabelled is not None:
-        batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
-        supernet.calibrate(module, batches, estimator)
-    found = supernet.score(
-        module, size, images, metric, limit=limit, batch=batch, progress="evaluating"
-    )
-    unreadable = _unreadable(images, found.images, max_unreadable)
-    emit(
-        {
-            **found.values,
-            **_normalised(images),
-            "n": found.n,
-            "resolution": size,
-            f"{metric.name}_stderr": found.stderr,
-            "calibrated_on": calibrate,
-            "unreadable": unreadable,
-        },
-        as_json,
-        _spoken(found)
-        + f"  on {found.images} images of {size} px"
-        + ("" if found.stderr is None else f" (standard error {found.stderr:.2f})")
-        + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
-        + (f"; {len(unreadable)} unreadable images left out" if unreadable else ""),
-    )
-
-
-def _task_of(net: str, weights: Path | None) -> str:
-    """The task that a checkpoint of ours names; the usual one of other files."""
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.supernet import checkpoint, tasks
-
-    for path in (Path(net), weights):
-        if path is not None and path.is_file() and is_checkpoint(path):
-            facts = checkpoint.describe(path)
-            training = facts.get("training") or {}  # of a supernet
-            return str(facts.get("task") or training.get("task") or tasks.USUAL)
-    return tasks.USUAL
-
-
-def _spoken(score: Score) -> str:
-    """A score for people: "top-1 73.20%  top5 91.10%"."""
-    metric = score.metric
-    others = (f"  {k} {metric.text(v)}" for k, v in score.values.items() if k != metric.name)
-    return f"{metric.label} {metric.text(score.value)}" + "".join(others)
-
-
-def _normalisation(
-    mean: str | None, std: str | None, facts: dict[str, Any]
-) -> Normalisation | None:
-    from onceforall.data import Normalisation
-
-    given = numbers("--mean", mean), numbers("--std", std)
-    if (given[0] is None) != (given[1] is None):
-        raise InputError("--mean and --std go together")
-    if given[0] and given[1]:
-        return Normalisation(given[0], given[1])
-    if "mean" in facts and "std" in facts:
-        return Normalisation(tuple(facts["mean"]), tuple(facts["std"]))
-    return None
-
-
-def _normalised(images: Images) -> dict[str, list[float]]:
-    """How pixels were normalised, where files are read: a mistake there costs half the hits."""
-    from onceforall.data import FileImages
-
-    if not isinstance(images, FileImages):
-        return {}
-    return {"mean": list(images.normalisation.mean), "std": list(images.normalisation.std)}
-
-
-def _unreadable(images: Images, scored: int, share: float) -> list[str]:
-    """The images that were left out, beside those that were scored.
-
-    Raises:
-        InputError: they are more than this share of both, or all.
-    """
-    names = [str(path) for path in images.unreadable]
-    asked = scored + len(names)
-    shown = choices(names[:3]) + (", ..." if len(names) > 3 else "")
-    if names and not scored:
-        raise InputError(f"--data: none of {asked} images can be read ({shown})")
-    if len(names) > share * asked:
-        least = math.ceil(1000 * len(names) / asked) / 1000
-        raise InputError(
-            f"--data: {len(names)} of {asked} images cannot be read ({shown});"
-            f" --max-unreadable {least:g} would leave them out"
-        )
-    return names
-
-
 def measure(
     net: Net,
     device: Device = "onnxruntime-cpu",
@@ -310,7 +131,7 @@ def measure(
     """
     from onceforall import devices
 
-    network = _described(net, resolution)
+    network = resolved(net, resolution)
     size = network.arch.resolution
     target = devices.Target(device, threads, batch, precision)
     module = network.family.build(network.arch).eval()
@@ -349,11 +170,11 @@ def export(
     if format not in exporting.FORMATS:
         raise InputError(f"--format: {format!r}; there are {choices(exporting.FORMATS)}")
     refuse_existing(out)
-    network = _described(net, resolution, weights)
-    module = weighted(net, network, weights)
+    network = resolved(net, resolution, weights)
+    module = network.module()
     size = network.arch.resolution
     shape = (network.family.in_channels, size, size)
-    facts = {"arch": str(network.arch), "resolution": size, **facts_of(net, weights)}
+    facts = {"arch": str(network.arch), "resolution": size, **network.data}
     done = exporting.export(module, shape, out, format, facts)
     emit(
         {

@@ -74,7 +74,7 @@ def accuracy(
     device: Device = "",
     prior: Annotated[
         Path | None,
-        typer.Option(help="Another predictor whose output is taken as a hint.", show_default=False),
+        typer.Option(help="Another predictor; its output is one more feature.", show_default=False),
     ] = None,
     test_fraction: TestFraction = 0.2,
     seed: Seed = 0,
@@ -110,6 +110,7 @@ def accuracy(
             test_fraction=test_fraction,
             seed=seed,
         )
+    predictor.settings = _settings(space)
     _finish(predictor, out, labels, as_json, covariates=list(used))
 
 
@@ -150,6 +151,7 @@ def latency(
     sources = [s for text in source or () for s in _sources(text, known, records, metric, device)]
     with progress.busy(f"fitting {len(labels):,} records and {len(sources)} other devices"):
         predictor = predictors.fit_latency(labels, sources, test_fraction=test_fraction, seed=seed)
+    predictor.settings = _settings(space)
     drift = predictor.drift
     _finish(
         predictor,
@@ -168,14 +170,14 @@ def predict(
     archs: Annotated[
         Path,
         typer.Argument(
-            metavar="ARCHS", help="CSV of archs; columns that the predictor knows are used."
+            metavar="ARCHS", help="CSV of archs; columns of the predictor's covariates are used."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="CSV", help="The file to write.")],
     as_json: Json = False,
 ) -> None:
     """Predicts a value for every arch of a file: columns `prediction`, `uncertainty` (standard
-    deviation) and `extrapolates` (1 where the arch is outside what the predictor was shown).
+    deviation) and `extrapolates` (1 where the arch is outside the range of the training archs).
 
     Example: onceforall predict accuracy.npz archs.csv --out predicted.csv
     """
@@ -216,13 +218,13 @@ def predict(
             "seconds": round(seconds, 4),
             "extrapolates": beyond,
             "covariates": list(given),
-            "not_learnt": {name: levels for name, levels in foreign.items() if levels},
+            "unknown_levels": {name: levels for name, levels in foreign.items() if levels},
         },
         as_json,
         f"{len(sheet.population):,} predictions of {model.metric} in {seconds:.2f} s: {out}"
-        + (f"\n{beyond:,} archs lie outside what the predictor was shown" if beyond else "")
+        + (f"\n{beyond:,} archs lie outside the range of the training archs" if beyond else "")
         + "".join(
-            f"\n{name} {choices(levels)}: not learnt, the average over {name} is predicted"
+            f"\n{name} {choices(levels)}: in no training record; the average is predicted"
             for name, levels in foreign.items()
             if levels
         ),
@@ -239,6 +241,14 @@ def _check_share(path: Path, labels: Labels) -> None:
 def _check(test_fraction: float) -> None:
     if not 0 < test_fraction < 1:
         raise InputError(f"--test-fraction: {test_fraction} is not between 0 and 1")
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """Of the family, where they are not its own."""
+    from onceforall.cli.nets import family_named
+    from onceforall.families.settings import changed
+
+    return changed(family_named(name))
 
 
 def _space(name: str) -> Space:
@@ -284,7 +294,7 @@ def _sources(text: str, space: Space, records: Path, metric: str, device: str) -
 
 
 def _finish(predictor: Predictor, out: Path, labels: Labels, as_json: bool, **more: Any) -> None:
-    """Writes the predictor, and says how good it is on records it did not see."""
+    """Writes the predictor, and says its held-out error."""
     from onceforall import progress
 
     report = predictor.report
@@ -295,7 +305,7 @@ def _finish(predictor: Predictor, out: Path, labels: Labels, as_json: bool, **mo
     unit = predictor.unit
     text = [
         f"{predictor.metric}: {out}, fitted on {len(labels):,} records",
-        f"held-out error ({report.n_test:,} records, {report.n_train:,} to learn from):",
+        f"held-out error ({report.n_test:,} records, {report.n_train:,} in training):",
         f"  rmse {report.rmse:.4g} {unit}, mape {report.mape:.2f}%,"
         f" Kendall tau {report.kendall_tau:.3f}, Spearman {report.spearman:.3f}",
         f"  90% intervals hold {100 * report.coverage90:.0f}%",

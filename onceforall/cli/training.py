@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onceforall.cli.common import Json, emit
-from onceforall.cli.nets import Net, Weights, as_weighted, describe, facts_of, weighted
-from onceforall.cli.networks import Resolution
+from onceforall.cli.nets import Net, Weights
+from onceforall.cli.networks import Resolution, resolved
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
+    from onceforall.interop import Resolved
     from onceforall.training import Settings, Static
 
 Config = Annotated[
@@ -103,7 +104,7 @@ def train(
     """
     from onceforall import data, training
     from onceforall.cli.estimating import Wanted, estimated
-    from onceforall.training import Settings, load_settings, ranks, recipes, scale, source_of
+    from onceforall.training import load_settings, ranks, recipes, scale, source_of
 
     given = changes or []
     if not config:
@@ -191,13 +192,13 @@ def finetune(
 
     Examples:
 
-    onceforall finetune runs/mine/specialized/onnxruntime-cpu/8ms/network.safetensors --data images
+    onceforall finetune network.safetensors --data images --out runs/tuned
 
-    onceforall finetune ofa_mbv3_w1.0:smallest --weights w1.pth --data photos --epochs 25 batch_size=128
+    onceforall finetune ofa_mbv3_w1.0:smallest --weights w1.pth --data photos --epochs 25
     """
     from onceforall import data as images
     from onceforall import pipeline
-    from onceforall.training import Settings, ranks
+    from onceforall.training import ranks
 
     given = changes or []
     for change in given:
@@ -206,18 +207,25 @@ def finetune(
             raise InputError(f"{change}: of fine-tuning {SAID[key]} says this")
     group = ranks.join()
 
-    def read() -> tuple[Static, Settings, images.Data, Static | None]:
-        network, settings = _to_finetune(net, weights, data, resolution, given)
+    def read() -> tuple[Resolved, Static, Settings, images.Data, Static | None]:
+        network = resolved(net, resolution, _file(weights))
+        settings = _settings(network, data, given)
         found = images.load(settings.data)
         if epochs is not None or not any(c.startswith("phases") for c in given):
             settings = pipeline.with_epochs(settings, len(found.train), epochs)
-        taught = None if teacher is None else _teacher(teacher)
-        return network, settings, found, taught
+        taught = None if teacher is None else _static(resolved(str(teacher), None))
+        return network, _static(network), settings, found, taught
 
-    network, settings, found, taught = group.together(read)
-    classes = facts_of(net, _file(weights)).get("classes")
+    network, static, settings, found, taught = group.together(read)
     done = pipeline.finetune(
-        out, network, found, settings, classes=classes, teacher=taught, resume=resume, group=group
+        out,
+        static,
+        found,
+        settings,
+        classes=network.data.get("classes"),
+        teacher=taught,
+        resume=resume,
+        group=group,
     )
     if group.first:
         result = {"path": str(done.path), "run": str(out), "steps": done.training.steps}
@@ -226,25 +234,18 @@ def finetune(
         emit({**result, **scores}, as_json)
 
 
-def _to_finetune(
-    net: str, weights: Path | None, data: str, resolution: int | None, changes: list[str]
-) -> tuple[Static, Settings]:
-    """The network with its weights, and the settings that the recipe and the changes make: images
-    are prepared as the network is used to it."""
+def _settings(network: Resolved, data: str, changes: list[str]) -> Settings:
+    """What the recipe and the changes make for a network: images are prepared as it is used to."""
     from dataclasses import replace
 
-    from onceforall.cli.networks import _task_of
-    from onceforall.training import Static, load_settings
+    from onceforall.cli.evaluation import task_of
+    from onceforall.training import load_settings
 
-    weights = _file(weights)
-    network = as_weighted(describe(net, resolution), weights)
-    module = weighted(net, network, weights)
-    source = weights or Path(net)
+    source = network.weights or network.typed
     own = [f"data.name={json.dumps(data)}", f"weights={json.dumps(str(source))}"]
-    own += [f"task={json.dumps(_task_of(net, weights))}"]
+    own += [f"task={json.dumps(task_of(network.facts))}"]
     settings = load_settings("finetune", [*own, *changes])
-    facts, channels = facts_of(net, weights), network.family.in_channels
-    images = settings.data
+    images, facts, channels = settings.data, network.data, network.family.in_channels
     if images.channels not in (None, channels):
         raise InputError(
             f"data.channels: {images.channels}, and {network.arch.family} takes {channels}"
@@ -252,7 +253,18 @@ def _to_finetune(
     images = replace(images, channels=channels)
     if images.mean is None and images.std is None and len(facts.get("mean", ())) == channels:
         images = replace(images, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
-    return Static(module, *network), replace(settings, data=images)
+    return replace(settings, data=images)
+
+
+def _static(network: Resolved) -> Static:
+    """The network with its weights.
+
+    Raises:
+        InputError: there are none, or they do not fit.
+    """
+    from onceforall.training import Static
+
+    return Static(network.module(), *network.network)
 
 
 def _file(weights: Path | None) -> Path | None:
@@ -260,15 +272,3 @@ def _file(weights: Path | None) -> Path | None:
     if weights is not None and (weights / "settings.json").is_file():
         return weights / "supernet.safetensors"
     return weights
-
-
-def _teacher(path: Path) -> Static:
-    """The network of a checkpoint.
-
-    Raises:
-        InputError: the file says no network, or has no weights.
-    """
-    from onceforall.training import Static
-
-    network = describe(str(path))
-    return Static(weighted(str(path), network, None), *network)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit, table
-from onceforall.cli.nets import describe
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -114,16 +113,16 @@ def convert(
     if kind == "supernet":
         done = _convert_supernet(path, out, to, family)
     else:
-        network, beside = _described(source, kind, resolution, family)
+        found = interop.resolve(source, weights, resolution, family)
+        network = found.network
         if family not in (None, network.family.name):
             raise InputError(f"--family {family}: {source} is a network of {network.family.name}")
         if resolution is not None:
             check_resolution(network.family, network.arch)
-        weights = weights if weights is not None else beside
-        if weights is None:
+        if found.weights is None:
             done = {"kind": "arch", **_written(_write_arch(source, network, out, to))}
         else:
-            done = {"kind": "network", **_written(_write_weights(network, weights, out, to))}
+            done = {"kind": "network", **_written(_write_weights(network, found.weights, out, to))}
         done |= {"family": network.family.name, "arch": str(network.arch)}
     emit({"format": to, **done}, as_json)
 
@@ -144,32 +143,6 @@ def _kind(path: Path) -> str:
     if is_checkpoint(path):
         return str(checkpoint.describe(path)["kind"])
     return "description"
-
-
-def _described(
-    source: str, kind: str, resolution: int | None, family: str | None
-) -> tuple[StaticNetwork, Path | None]:
-    """The network, and the file of its weights where SRC is that file or its folder has one."""
-    from onceforall import interop
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.interop.tensors import is_torch_file
-
-    path = Path(source)
-    if kind == "network" and is_torch_file(path):
-        config = path.with_name("net.config")
-        if not config.is_file():
-            raise InputError(
-                f"{path}: does not say of which network it is; give that as SRC and this file"
-                " with --weights"
-            )
-        return interop.read_network(config, resolution, family), path
-    if path.exists():
-        network = interop.read_network(path, resolution, family)
-        if is_checkpoint(path):
-            return network, path
-        init = path / "init"
-        return network, init if path.is_dir() and init.is_file() else None
-    return describe(source, resolution), None
 
 
 def _write_arch(source: str, network: StaticNetwork, out: Path, to: str) -> list[Path]:

@@ -85,8 +85,9 @@ def _refused(text: str, why: str) -> InputError:
 
 def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
     """The mirror image of every other one, at random."""
-    chosen = put(torch.rand(len(x), generator=generator) < 0.5, x.device)
-    return torch.where(chosen[:, None, None, None], x.flip(-1), x)
+    chosen = (torch.rand(len(x), generator=generator) < 0.5).nonzero()[:, 0]
+    rows = put(chosen, x.device)
+    return x.index_copy(0, rows, x[rows].flip(-1))
 
 
 def coloured(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -33,12 +33,7 @@ class Images(Protocol):
 
     labels: Tensor  # (N,) classes, or (N, ...) of whatever the task has
     unreadable: list[Path]  # files that were found damaged so far, and left out
-    is_held: bool  # as bytes in memory
-
-    @property
-    def is_held(self) -> bool:
-        """Whether training sees bytes held in memory, not files."""
-        ...
+    is_held: bool  # in memory, as bytes that training sees
 
     def __len__(self) -> int: ...
 
@@ -79,13 +74,13 @@ class Normalisation:
                     raise InputError(f"{name}: {value:g} is not {wanted}")
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.on(x.device)(x)
+        return self.on(x.device)(x.clone())
 
     def on(self, device: torch.device | None) -> Callable[[Tensor], Tensor]:
-        """(N, C, H, W) -> the same, normalised; the constants are put on the device once."""
+        """Normalises (N, C, H, W) in place; the constants are put on the device once."""
         mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=device).view(-1, 1, 1)
-        return lambda x: (x - mean.to(x.dtype)) / std.to(x.dtype)
+        return lambda x: x.sub_(mean).div_(std)
 
 
 def label_tensor(labels: Tensor | Sequence[int]) -> Tensor:
@@ -95,6 +90,11 @@ def label_tensor(labels: Tensor | Sequence[int]) -> Tensor:
 
 def rows_of(indices: Sequence[int]) -> Tensor:
     return torch.as_tensor(list(indices), dtype=torch.long)
+
+
+def numbers(pixels: Tensor) -> Tensor:
+    """Of bytes, from 0 to 1; a new tensor."""
+    return pixels.to(torch.float32, copy=True).div_(255)
 
 
 def is_on(x: Tensor, device: torch.device | None) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onceforall.data import reading
 from onceforall.data.augmentation import After, parse
-from onceforall.data.batches import Images, Normalisation, Request, label_tensor, put
+from onceforall.data.batches import Images, Normalisation, Request, label_tensor, numbers, put
 from onceforall.data.paths import Items, items_of
 from onceforall.errors import InputError, choices
 from onceforall.progress import say
@@ -88,7 +88,7 @@ class FileImages:
                 yield request
 
         for pixels, labels in self.pixels(noted()):
-            x = put(pixels, self.device).float() / 255
+            x = numbers(put(pixels, self.device))
             if after is not None and seeds:
                 x = after(x, torch.Generator().manual_seed(seeds.popleft()))
             yield normalised(x), put(labels, self.device)

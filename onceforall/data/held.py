@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from onceforall.data import augmentation as augmenting
-from onceforall.data.batches import Request, is_on, put, rows_of
+from onceforall.data.batches import Request, is_on, numbers, put, rows_of
 from onceforall.data.boxes import Boxes, resampled_singly, resampled_together, sampled
 from onceforall.data.decoding import CROP, resized_side
 from onceforall.data.files import FileImages
@@ -160,9 +160,10 @@ class HeldImages:
         normalised = self.files.normalisation.on(self.files.device)
         for x, rows, seed in self._bytes(_with(first, wanted)):
             generator = torch.Generator().manual_seed(seed)
-            x = put(x, self.files.device).float() / 255
+            x = put(x, self.files.device)
             if parts.flip:
                 x = augmenting.mirrored(x, generator)
+            x = numbers(x)
             if parts.color:
                 x = augmenting.coloured(x, generator)
             x = normalised(after(x, generator))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onceforall.data import augmentation as augmenting
-from onceforall.data.batches import Normalisation, Request, label_tensor, put, rows_of
+from onceforall.data.batches import Normalisation, Request, label_tensor, numbers, put, rows_of
 from onceforall.data.decoding import as_bytes, center
 from onceforall.data.files import FileImages, check_unreadable
 from onceforall.data.free import SHARE, free_bytes
@@ -75,7 +75,7 @@ class MemoryImages:
                     x = augmenting.shifted(x, generator)
                 if parts.flip:
                     x = augmenting.mirrored(x, generator)
-            x = x.float() / 255
+            x = numbers(x)
             if generator is not None and parts.color and not parts.crop:
                 x = augmenting.coloured(x, generator)
             if x.shape[-1] != request.resolution:

@@ -24,19 +24,19 @@ def _each(amount: Tensor) -> Tensor:
 
 def _blend(x: Tensor, other: Tensor | float, share: Tensor) -> Tensor:
     """`share` (N,) of x and the rest of the other; beyond 1 it moves away from the other."""
-    return (_each(share) * x + (1 - _each(share)) * other).clamp(0, 1)
+    return (_each(share) * x).add_((1 - _each(share)) * other).clamp_(0, 1)
 
 
 def grey(x: Tensor) -> Tensor:
     """(N, 1, H, W)."""
     if x.shape[1] == 1:
         return x
-    weights = x.new_tensor(GREY).view(3, 1, 1)
-    return (x * weights).sum(1, keepdim=True)
+    red, green, blue = (share * x[:, i] for i, share in enumerate(GREY))
+    return red.add_(green).add_(blue)[:, None]
 
 
 def brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return (x * _each(factor)).clamp(0, 1)
+    return (x * _each(factor)).clamp_(0, 1)
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:

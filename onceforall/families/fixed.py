@@ -101,7 +101,9 @@ class Fixed(Planned):
             raise InputError(
                 f"layer {name}: a {last.make.__name__}, whose classes cannot be changed"
             )
-        other = Layer(last.make, tuple(sorted({**dict(last.settings), "out_features": classes}.items())))
+        other = Layer(
+            last.make, tuple(sorted({**dict(last.settings), "out_features": classes}.items()))
+        )
         return replace(self, layers=(*self.layers[:-1], (name, other)), classes=classes)
 
     def settings(self) -> dict[str, Any]:

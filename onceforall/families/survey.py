@@ -87,8 +87,8 @@ def _variants(family: Family, largest: Shapes) -> Iterator[tuple[str, nn.Module]
                 twin = known.setdefault(_difference(largest, shapes), where)
                 if twin != where:
                     raise InputError(
-                        f"{family.name}: {twin} and {where} cannot be told apart: both make the"
-                        f" same network, in which {_first_change(largest, shapes)}"
+                        f"{family.name}: {twin} and {where} make the same network, in which"
+                        f" {_first_change(largest, shapes)}"
                     )
             before = shapes
             yield where, network

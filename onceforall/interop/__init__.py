@@ -1,8 +1,9 @@
 """Files of other projects: the authors' and MMRazor's, read, written, or precisely refused.
 
-`networks` says which network a file describes; `weight_files` reads and writes weights; `zoo`
-has what others published. The face is imported when first asked for, so that listing the zoo
-is quick.
+`resolving` says which network a person named, `networks` which one a file describes;
+`weight_files` reads and writes weights; `latency_tables` and `authors_accuracy` read published
+predictors; `zoo` has what others published. The face is imported when first asked for, so that
+listing the zoo is quick.
 """
 
 from importlib import import_module
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
     from onceforall.interop.networks import (
         FORMATS,
         WEIGHT_FORMATS,
+        arch_facts,
         from_text,
         read_network,
         rewrite_subnet,
         write_network,
     )
+    from onceforall.interop.resolving import Resolved, resolve
     from onceforall.interop.starting import starting_weights
     from onceforall.interop.weight_files import (
         read_supernet,
@@ -30,11 +33,14 @@ __all__ = [
     "FORMATS",
     "WEIGHT_FORMATS",
     "OFFICIAL",
+    "Resolved",
     "StaticNetwork",
+    "arch_facts",
     "from_text",
     "read_network",
     "read_supernet",
     "read_weights",
+    "resolve",
     "rewrite_subnet",
     "starting_weights",
     "write_network",
@@ -46,11 +52,14 @@ _FILES = {
     "FORMATS": "networks",
     "WEIGHT_FORMATS": "networks",
     "OFFICIAL": "net_config",
+    "Resolved": "resolving",
     "StaticNetwork": "net_config",
+    "arch_facts": "networks",
     "from_text": "networks",
     "read_network": "networks",
     "read_supernet": "weight_files",
     "read_weights": "weight_files",
+    "resolve": "resolving",
     "rewrite_subnet": "networks",
     "starting_weights": "starting",
     "write_network": "networks",

@@ -15,6 +15,8 @@ from typing import Any
 
 from onceforall import families
 from onceforall.errors import InputError
+from onceforall.families import Family
+from onceforall.families import settings as beside
 from onceforall.families.files import without_folder
 from onceforall.files import parse_json, read_json, read_text, write_json, write_text
 from onceforall.interop import mmrazor, net_config
@@ -26,6 +28,7 @@ from onceforall.space import Arch
 from onceforall.supernet import checkpoint, weights
 
 DEFAULT_RESOLUTION = 224  # pixels; of a net.config whose run.config is not there
+SETTINGS = "settings"  # of the family, beside an arch
 FORMATS = ("onceforall", "official", "mmrazor", "arch-dict")
 WEIGHT_FORMATS = ("onceforall", "official", "mmrazor", "timm")
 
@@ -44,24 +47,35 @@ def read_network(
         InputError: no such file, of no known format, or not a network; one line that names
             file, field and value.
     """
+    return described(path, resolution, family)[0]
+
+
+def described(
+    path: Path, resolution: int | None = None, family: str | None = None
+) -> tuple[StaticNetwork, bool]:
+    """As `read_network`, and whether the file says the classes and channels of the network: a bare
+    arch does not, and is one of its family's usual settings."""
     if path.is_dir() and (path / "net.config").is_file():
         path = path / "net.config"
     if is_torch_file(path):
         raise InputError(
             f"{path}: holds weights, and does not say of which network; name the network"
-            " (a net.config, say) and give this file as its weights"
+            " (a net.config, say) and give this file with --weights"
         )
     if is_checkpoint(path):
-        found = _of_checkpoint(path)
+        found, whole = _of_checkpoint(path), True
     else:
-        found = _of_text(read_text(path), path, resolution, family)
+        found, whole = _of_text(read_text(path), path, resolution, family)
     if resolution is not None:
         arch = found.arch.at(resolution)
         found = StaticNetwork(found.family, arch)
-    return found
+    return found, whole
 
 
-def _of_text(text: str, path: Path, resolution: int | None, family: str | None) -> StaticNetwork:
+Described = tuple[StaticNetwork, bool]  # and whether its classes and channels are said
+
+
+def _of_text(text: str, path: Path, resolution: int | None, family: str | None) -> Described:
     start = text.lstrip()[:1]
     if not start:
         raise InputError(f"{path}: is empty")
@@ -70,30 +84,33 @@ def _of_text(text: str, path: Path, resolution: int | None, family: str | None) 
     if "\n" not in text.strip() and "@" in text and "/" in text:
         with _naming(path):
             arch = Arch.parse(text)
-        return _of_arch(arch, path)
+        return _of_arch(arch, path), False
     data = mmrazor.parse_yaml(text, str(path))
     if mmrazor.is_subnet(data):
-        return _of_arch(mmrazor.from_subnet(data, str(path)).arch, path)
+        return _of_arch(mmrazor.from_subnet(data, str(path)).arch, path), False
     if isinstance(data, dict):
         return _of_json(data, path, resolution, family)
     raise InputError(f"{path}: {shown(data)} is not a map; no network is described so")
 
 
-def _of_json(data: Any, path: Path, resolution: int | None, family: str | None) -> StaticNetwork:
+def _of_json(data: Any, path: Path, resolution: int | None, family: str | None) -> Described:
     where = str(path)
     if not isinstance(data, dict):
         raise InputError(f"{where}: {shown(data)} is not a map; no network is described so")
     if is_arch_dict(data):
-        return _of_arch(from_arch_dict(data, family, resolution, where), path)
+        return _of_arch(from_arch_dict(data, family, resolution, where), path), False
     if "stages" in data or "genes" in data:
         with _naming(path):
-            arch = Arch.from_dict(data)
-        return _of_arch(arch, path)
+            arch = Arch.from_dict({k: v for k, v in data.items() if k != SETTINGS})
+        if SETTINGS not in data:
+            return _of_arch(arch, path), False
+        made = beside.made_again(arch.family, data[SETTINGS], where)
+        return _in_family(made, arch, path), True
     if mmrazor.is_subnet(data):
-        return _of_arch(mmrazor.from_subnet(data, where).arch, path)
+        return _of_arch(mmrazor.from_subnet(data, where).arch, path), False
     if "name" in data or "blocks" in data:
         size = resolution or _resolution(data, path)
-        return net_config.from_config(data, size, where)
+        return net_config.from_config(data, size, where), True
     raise InputError(
         f"{where}: neither an arch, a net.config, an arch dictionary nor an MMRazor sub-network"
     )
@@ -113,6 +130,11 @@ def _of_arch(arch: Arch, path: Path, file: str | None = None) -> StaticNetwork:
     """`file` is that of the family, where it is in one."""
     with _naming(path):
         family = families.get(arch.family, **({} if file is None else {"path": file}))
+    return _in_family(family, arch, path)
+
+
+def _in_family(family: Family, arch: Arch, path: Path) -> StaticNetwork:
+    with _naming(path):
         family.space.check(arch, resolution=False)
     return StaticNetwork(family, family.space.in_order(arch))
 
@@ -170,6 +192,13 @@ def is_checkpoint(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000
 
 
+def arch_facts(family: Family, arch: Arch) -> dict[str, Any]:
+    """An arch as plain data for JSON, with the settings of its family that are not the usual ones,
+    which say its classes and channels; `read_network` reads it."""
+    settings = beside.changed(family)
+    return {**arch.to_dict(), **({SETTINGS: settings} if settings else {})}
+
+
 def write_network(path: Path, network: StaticNetwork, form: str) -> list[Path]:
     """Writes the description of a network: `form` is one of FORMATS.
 
@@ -193,7 +222,7 @@ def write_network(path: Path, network: StaticNetwork, form: str) -> list[Path]:
                 f"{path}: this network is of no family, an arch alone does not say its layers;"
                 " convert its weights too, or to official"
             )
-        write_json(path, network.arch.to_dict())
+        write_json(path, arch_facts(*network))
         return [path]
     if form != "official":
         raise InputError(f"format {form!r} is not one of {', '.join(FORMATS)}")

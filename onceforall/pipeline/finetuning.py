@@ -83,9 +83,7 @@ def finetune(
         f"{given.arch}: trained further on {data.name}, {len(data.train):,} images of"
         f" {len(data.classes)} classes, at {given.arch.resolution} pixels"
     )
-    done = training.train(
-        out, settings, data, resume=resume, group=group, about=about, alone=alone
-    )
+    done = training.train(out, settings, data, resume=resume, group=group, about=about, alone=alone)
     card = _card(out, settings, data, group.device) if group.first else {}
     return Finetuned(out / NETWORK, done, card)
 

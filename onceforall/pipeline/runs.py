@@ -84,5 +84,8 @@ def open_run(folder: Path, name: str | None = None, root: str | None = None) -> 
         source = replace(source, name=name)
     if root is not None:
         source = replace(source, root=root)
-    task = tasks.get(facts["training"].get("task", tasks.USUAL))
+    try:
+        task = tasks.get(facts["training"].get("task", tasks.USUAL))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return Run(folder, supernet, facts, source, own_data=name is None, task=task)

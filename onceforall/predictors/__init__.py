@@ -12,7 +12,7 @@ from onceforall.errors import InputError
 from onceforall.predictors import published
 from onceforall.predictors.accuracy import Accuracy, fit_accuracy
 from onceforall.predictors.base import Prediction, Predictor, Report, kind_of, read, report_of
-from onceforall.predictors.inputs import likely_covariates
+from onceforall.predictors.circumstances import likely_covariates
 from onceforall.predictors.labelling import choose, stalled
 from onceforall.predictors.latency import Latency, fit_latency
 from onceforall.predictors.second import SecondOpinion
@@ -47,17 +47,9 @@ def load(path: Path | str, space: Space | None = None, *, prior: bool = False) -
         InputError: the file is missing or damaged, or the space is another.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix in (".yaml", ".yml", ".csv", ".json"):
-        return published.read_table(path, space)
-    if path.suffix == ".pth":
-        authors = published.read_perceptron(path)
-        if space is not None and space.family != authors.family and not prior:
-            raise InputError(
-                f"{path}: predicts accuracies of {authors.family}, not of {space.family};"
-                f" use it on {authors.family}, or as the prior of a predictor of {space.family}"
-                " (`fit accuracy --prior`)"
-            )
-        return authors if space is None else published.Perceptron(space, authors.layers)
+    others = published.read(path, space, prior=prior)
+    if others is not None:
+        return others
     head, arrays = read(path)
     try:
         known = Space.from_dict(head["space"])
@@ -69,6 +61,7 @@ def load(path: Path | str, space: Space | None = None, *, prior: bool = False) -
             space.check_part(known, str(path))
         predictor = kind.restore(space or known, head["data"], arrays)
         predictor.report = report_of(head["report"])
+        predictor.settings = dict(head.get("settings", {}))  # none in files of older releases
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"{path}: not a whole predictor's file: {error!r}") from None
     return predictor

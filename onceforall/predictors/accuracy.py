@@ -1,6 +1,6 @@
-"""The accuracy predictor: Gaussian processes on what an arch is, weighed by how well each foretells
-records that it left out, as is the scale they learn on: the metric's own, or that of the logarithm
-of what it lacks, where effects multiply.
+"""The accuracy predictor: Gaussian processes on what an arch is, weighed by how well each predicts
+records that it left out. So is the scale they are fitted on: the metric's own, or that of the
+logarithm of what it lacks, where effects multiply.
 
 Knows labels (archs with a measured value) and the circumstances of their measuring; no networks.
 """
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from onceforall.predictors import gp
 from onceforall.predictors.base import (
     Floats,
+    Groups,
     Prediction,
     Predictor,
     check_enough,
@@ -25,9 +26,11 @@ from onceforall.predictors.base import (
     said,
     under,
 )
-from onceforall.predictors.features import OTHERS, Features, Groups, outside, range_of
-from onceforall.predictors.gp import GP, Kernel
-from onceforall.predictors.inputs import LEVEL_SCALE, Inputs, covariate_of
+from onceforall.predictors.circumstances import Covariate
+from onceforall.predictors.features import OTHERS, outside, range_of
+from onceforall.predictors.gp import GP
+from onceforall.predictors.inputs import Inputs
+from onceforall.predictors.kernels import Kernel
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
@@ -62,15 +65,15 @@ _TEMPER = 0.5  # of the leave-one-out likelihoods that weigh the candidates
 _LEAST_WEIGHT = 0.1  # a candidate of less is left out
 _CHUNK = 2048  # archs at a time: what is computed between stays in the cache
 _CHOSEN_ON = 1500  # records that the candidates are weighed on: a left-out error costs n^3
-_MOST_RECORDS = 5000  # a random part of more is learnt from: a process costs n^2 of memory
+_MOST_RECORDS = 5000  # a random part of more is used: a process costs n^2 of memory
 _LIMIT_AT = 2.0  # of a bent scale: above the highest value, in ranges of the values
 _SUBSET = 400  # records that the kernel's parameters are found on
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the processes learn in place of the metric: the metric itself, or minus the logarithm
-    of its distance to a limit above it."""
+    """What the processes are fitted on: the metric itself, or minus the logarithm of its distance
+    to a limit above it."""
 
     limit: float | None = None
 
@@ -80,7 +83,7 @@ class Scale:
         at the lowest: top-1 from 66 to 77% has 99%."""
         return cls(float(values.max() + _LIMIT_AT * np.ptp(values)))
 
-    def learnt(self, values: Floats) -> Floats:
+    def of(self, values: Floats) -> Floats:
         return values if self.limit is None else -np.log(self.limit - values)
 
     def log_slope(self, values: Floats) -> float:
@@ -102,30 +105,30 @@ class Accuracy(Predictor):
 
     def __init__(
         self,
-        fitted: Inputs,
+        inputs: Inputs,
         processes: Sequence[tuple[float, GP]],
         scale: Scale,
         metric: str,
         unit: str,
         space: Space,
     ) -> None:
-        """`processes` with their weights, whose sum is 1; they learnt on `scale`."""
+        """`processes` with their weights, whose sum is 1; they are fitted on `scale`."""
         self.space, self.metric, self.unit, self.report = space, metric, unit, None
-        self.fitted, self.processes, self.scale = fitted, tuple(processes), scale
-        self._range = range_of(fitted.features(fitted.population))
-        self._inputs = fitted.on(space)
+        self.inputs, self.processes, self.scale = inputs, tuple(processes), scale
+        self._range = range_of(inputs.features(inputs.population))
+        self._inputs = inputs.on(space)
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
-        return tuple(covariate.name for covariate in self.fitted.covariates)
+        return tuple(self.covariate_levels)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.fitted.features.notes
+        return self.inputs.features.notes
 
     @property
     def covariate_levels(self) -> Mapping[str, Sequence[str]]:
-        return {covariate.name: covariate.levels for covariate in self.fitted.covariates}
+        return self.inputs.covariates.levels
 
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
         self.check_covariates(covariates)
@@ -143,38 +146,30 @@ class Accuracy(Predictor):
     def _predict(
         self, population: Population, given: Mapping[str, NDArray[Any]]
     ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        groups, weights = self._inputs.groups(population, given)
+        groups, covariates = self._inputs.groups(population, given), self.inputs.covariates
         means = np.stack([process.mean(groups) for _, process in self.processes])
         shares = np.array([share for share, _ in self.processes])
         mean = shares @ means
         best = self._best
         variance = best.std(groups) ** 2 + best.noise_std**2 + shares @ (means - mean) ** 2
-        variance = variance + self._between(weights)
+        variance = variance + covariates.variance(
+            lambda group: best.scale * best.linear_weights(group), given, len(population)
+        )
         return *self.scale.back(mean, np.sqrt(np.maximum(variance, 0))), outside(
             groups, self._range
         )
 
-    def seen(self, population: Population) -> Groups:
-        """The groups of features that the processes see, covariates averaged over."""
-        return self._inputs.groups(population, {})[0]
+    def features(self, population: Population) -> Groups:
+        """The groups of features that the processes take, covariates averaged over."""
+        return self._inputs.groups(population, {})
 
     @property
     def _best(self) -> GP:
         """The process of the greatest weight, whose uncertainty stands for all."""
         return max(self.processes, key=lambda pair: pair[0])[1]
 
-    def _between(self, weights: Mapping[str, Floats]) -> Floats | float:
-        """(n,) the variance between the levels that a measurement may have."""
-        total: Floats | float = 0.0
-        for covariate in self.fitted.covariates:
-            group = next(iter(covariate.groups))
-            effects = self._best.scale * LEVEL_SCALE * self._best.linear_weights(group)
-            share = weights[covariate.name]
-            total = total + share @ effects**2 - (share @ effects) ** 2
-        return total
-
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        inputs, arrays = self.fitted.state()
+        inputs, arrays = self.inputs.state()
         data: dict[str, Any] = {
             "inputs": inputs,
             "metric": self.metric,
@@ -194,7 +189,7 @@ class Accuracy(Predictor):
         cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> Self:
         inputs = Inputs.restore(data["inputs"], under("inputs.", arrays))
-        groups = inputs.learnt()
+        groups = inputs.training()
         processes = [
             (each["share"], GP.restore(each["process"], under(f"process{i}.", arrays), groups))
             for i, each in enumerate(data["processes"])
@@ -214,19 +209,19 @@ def fit_accuracy(
 ) -> Accuracy:
     """A predictor of `labels.metric`, with its error on held-out labels in `report`.
 
-    The error is that of a fit that did not see a random part of the labels (`test_fraction`; with
-    fewer than 200, of five fits that each left out a fifth); the predictor returned has seen all.
+    The error is that of a fit without a random part of the labels (`test_fraction`; with fewer
+    than 200, of five fits that each left out a fifth); the predictor returned is fitted on all.
     `covariates` are columns of the labels that hold the circumstances of a measurement (which
     part of the images it was taken on): each value is a level with an effect of its own. `prior`
     is another predictor, of any unit, whose output is one more feature. Of more than 5000 labels
-    a random 5000 are learnt from.
+    a random 5000 are used.
 
     Raises:
         InputError: too few labels, all the same, or a covariate of too many levels.
     """
     check_enough(labels, LEAST_RECORDS, "an accuracy")
     for name in covariates:
-        covariate_of(labels, name)
+        Covariate.of(labels, name)
     hint = None
     if prior is not None:  # it need not know other resolutions than those it is asked about here
         labels = labels.at_own_resolutions()
@@ -241,20 +236,9 @@ def fit_accuracy(
 
 
 def _fit(labels: Labels, covariates: Sequence[str], prior: Predictor | None, unit: str) -> Accuracy:
-    prior_scale = (0.0, 1.0)
-    if prior is not None:
-        told = prior.predict(labels.population).mean
-        prior_scale = float(told.mean()), float(told.std()) or 1.0
-    inputs = Inputs(
-        Features.of(labels.space, labels.population),
-        labels.population,
-        tuple(covariate_of(labels, name) for name in covariates),
-        {name: labels.columns[name] for name in covariates},
-        prior,
-        prior_scale,
-    )
-    groups = inputs.learnt()
-    kernels = [kernel.with_linear(inputs.more()) for kernel in CANDIDATES.values()]
+    inputs = Inputs.of(labels, covariates, prior)
+    groups = inputs.training()
+    kernels = [kernel.with_linear(inputs.centres) for kernel in CANDIDATES.values()]
     scales = (Scale(), Scale.bent(labels.values))
     if len(labels) <= _CHOSEN_ON:
         scale, kept = _chosen(kernels, scales, groups, labels.values)
@@ -262,8 +246,8 @@ def _fit(labels: Labels, covariates: Sequence[str], prior: Predictor | None, uni
         rows = np.random.default_rng(0).permutation(len(labels))[:_CHOSEN_ON]
         some = {name: values[rows] for name, values in groups.items()}
         scale, kept = _chosen(kernels, scales, some, labels.values[rows])
-        learnt = scale.learnt(labels.values)
-        kept = [(share, process.on(groups, learnt)) for share, process in kept]
+        targets = scale.of(labels.values)
+        kept = [(share, process.on(groups, targets)) for share, process in kept]
     return Accuracy(inputs, kept, scale, labels.metric, unit, labels.space)
 
 
@@ -273,8 +257,8 @@ def _chosen(
     """The scale on which a left-out record is most likely, and the processes of weight on it."""
     found = []
     for scale in scales:
-        learnt = scale.learnt(values)
-        processes = [gp.fit(k, groups, learnt, subset=_SUBSET, refine=0) for k in kernels]
+        targets = scale.of(values)
+        processes = [gp.fit(k, groups, targets, subset=_SUBSET) for k in kernels]
         scores = [_score(process) for process in processes]
         found.append((max(scores) + scale.log_slope(values), scale, processes, scores))
     _, scale, processes, scores = max(found, key=lambda each: each[0])

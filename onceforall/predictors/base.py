@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="Predictor")
 Floats = NDArray[np.float64]
+Groups = Mapping[str, Floats]  # of features: name -> (n, features)
 
 FORMAT = "onceforall.predictor"
 VERSION = 2
@@ -40,8 +42,8 @@ class Prediction:
     Attributes:
         mean: (n,) the expected value.
         std: (n,) standard deviation of a measurement about the mean: what the predictor does not
-            know and what the measuring scatters. None where the predictor cannot tell.
-        extrapolates: (n,) the arch lies outside the range of the archs that were learnt from.
+            know and what the measuring scatters. None where the predictor has no such estimate.
+        extrapolates: (n,) the arch lies outside the range of the training archs.
     """
 
     mean: Floats
@@ -51,7 +53,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Report:
-    """Errors on records that the predictor did not see.
+    """Errors on held-out records.
 
     rmse is in the unit of the records, mape in percent, coverage90 the share of records that lie
     within the predicted 90% interval. NaN where there is nothing to compute it from.
@@ -81,12 +83,14 @@ def kind_of(name: object) -> type[Predictor]:
 
 
 class Predictor(ABC):
-    """A value for every arch of a space, learnt from records or given.
+    """A value for every arch of a space: fitted on records, or a table's.
 
     Attributes:
         space: the space whose populations `predict` takes.
         metric, unit: what is predicted.
         report: errors on held-out records; None where it was not fitted here.
+        settings: of the family that its records are of, where they are not the family's own
+            (`families.settings`); networks of the archs it finds are built with them.
     """
 
     kind: ClassVar[str]
@@ -94,6 +98,7 @@ class Predictor(ABC):
     metric: str
     unit: str
     report: Report | None
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -103,7 +108,7 @@ class Predictor(ABC):
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
         """Mean and uncertainty for a population (n, genes) of `space`.
 
-        A covariate is one value for all archs or one for each; those the predictor does not know
+        A covariate is one value for all archs or one for each; those the predictor does not have
         are an error, those not given are averaged over.
         """
 
@@ -131,8 +136,8 @@ class Predictor(ABC):
 
     @property
     def covariate_levels(self) -> Mapping[str, Sequence[str]]:
-        """The values of each covariate that were learnt, where it is one of few values; others
-        are averaged over."""
+        """The values of each covariate that the training records had, where it is one of few
+        values; others are averaged over."""
         return {}
 
     def check_covariates(self, given: Iterable[str]) -> None:
@@ -140,8 +145,8 @@ class Predictor(ABC):
         for name in given:
             if name not in self.covariate_names:
                 raise InputError(
-                    f"covariate {name!r} was not learnt;"
-                    f" this predictor has {choices(self.covariate_names) or 'none'}"
+                    f"covariate {name!r} is not one of this predictor's;"
+                    f" it has {choices(self.covariate_names) or 'none'}"
                 )
 
     def on(self, space: Space) -> Self:
@@ -152,7 +157,7 @@ class Predictor(ABC):
         """
         space.check_part(self.space, self.metric)
         other = type(self).restore(space, *self.state())
-        other.report = self.report
+        other.report, other.settings = self.report, self.settings
         return other
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
@@ -163,6 +168,7 @@ class Predictor(ABC):
             "version": VERSION,
             "kind": self.kind,
             "space": self.space.to_dict(),
+            "settings": dict(self.settings),
             "report": None if self.report is None else self.report.to_dict(),
             "data": data,
         }
@@ -222,8 +228,8 @@ def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
 def report_of(data: Mapping[str, Any] | None) -> Report | None:
     if data is None:
         return None
-    known = {k: float("nan") if v is None else v for k, v in data.items()}
-    return Report(**known)  # type: ignore[arg-type]
+    values = {k: float("nan") if v is None else v for k, v in data.items()}
+    return Report(**values)  # type: ignore[arg-type]
 
 
 def held_out(mean: Floats, std: Floats | None, values: Floats, n_train: int) -> Report:
@@ -255,7 +261,7 @@ def cross_validated(
 
     Held out is a random `test_fraction` of the archs; with fewer than 200, each fifth in turn; with
     a fraction of 0 nothing is, and there is no report. All measurements of an arch go together: to
-    foretell the second from the first would be easy.
+    predict the second from the first would be easy.
     """
     if test_fraction == 0:
         return fit(labels)
@@ -316,8 +322,7 @@ def check_enough(labels: Labels, least: int, what: str) -> None:
         )
     if np.ptp(labels.values) == 0:
         raise InputError(
-            f"{name}: all {len(labels)} records are {labels.values[0]:g};"
-            " there is nothing to learn from"
+            f"{name}: all {len(labels)} records are {labels.values[0]:g}; there is nothing to fit"
         )
 
 

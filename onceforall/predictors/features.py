@@ -1,4 +1,4 @@
-"""Numbers about archs that predictors learn from: `Features`.
+"""Numbers about archs that predictors are fitted on: `Features`.
 
 Computed for whole populations, from the space alone, and where the family can be built also from
 its cost tables. Each group is scaled by its spread over random archs of the space, so that the
@@ -14,14 +14,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from onceforall.predictors.base import Floats, Groups
 from onceforall.predictors.physics import Terms
 from onceforall.predictors.work import Unknown, Work, amounts, work_of
 from onceforall.space import GENE, Population, Space
 from onceforall.space.genes import RESOLUTION
 from onceforall.space.stages import KINDS, block_gene, stage_gene
-
-Floats = NDArray[np.float64]
-Groups = dict[str, Floats]  # name -> (n, features of that group)
 
 UNSCALED = ("blocks",)  # indicators: a block that is rare has no greater effect than another
 _SPREAD_SAMPLE = 1000  # random archs that the scales are taken from
@@ -31,13 +29,13 @@ _SPREAD_COUNTED = 100  # where each of them has to be built
 UNRANGED = ("blocks", "stage_macs")  # do not say whether an arch is far from all others
 OTHERS = "genes"  # the group of all kinds but those of convolutional blocks
 LOGS = ("width",)  # kinds of genes whose logarithm counts; of all resolutions it does
-Range = dict[str, Floats]  # group -> (2, features): least and greatest of the archs learnt from
+Range = dict[str, Floats]  # group -> (2, features): least and greatest of the training archs
 
 
 def range_of(groups: Groups) -> Range:
     """The range of the groups that say whether an arch is far from all others."""
-    said = [k for k in groups if k not in UNRANGED]
-    return {k: np.stack([groups[k].min(0), groups[k].max(0)]) for k in said}
+    ranged = [k for k in groups if k not in UNRANGED]
+    return {k: np.stack([groups[k].min(0), groups[k].max(0)]) for k in ranged}
 
 
 def outside(groups: Groups, known: Range) -> NDArray[np.bool_]:
@@ -53,14 +51,14 @@ class Features:
     """Groups of features of the archs of a space.
 
     `whole` is the space that fixes what the features are; `space`, whose populations are given,
-    is it or a part of it, at any resolutions. `resolutions` are those that were learnt from.
+    is it or a part of it, at any resolutions. `resolutions` are those of the training archs.
     """
 
     whole: Space
     space: Space
     resolutions: tuple[int, ...]
 
-    def __call__(self, population: Population) -> Groups:
+    def __call__(self, population: Population) -> dict[str, Floats]:
         """The groups, centred and scaled; (n, features) each."""
         raw = _raw(self.whole, self._work, self.translate(population), self._resolution)
         return {
@@ -107,9 +105,9 @@ class Features:
 
     @classmethod
     def of(cls, space: Space, population: Population) -> Features:
-        """The features that are learnt from these archs of the space."""
-        learnt = np.unique(population[:, 0]) if space.scaled else ()
-        return cls(space, space, tuple(space.resolution[i] for i in learnt))
+        """The features for a predictor that is fitted on these archs of the space."""
+        there = np.unique(population[:, 0]) if space.scaled else ()
+        return cls(space, space, tuple(space.resolution[i] for i in there))
 
     def on(self, space: Space) -> Features:
         """The same features for populations of a part of the space, at any resolutions."""
@@ -140,7 +138,7 @@ class Features:
 
     @cached_property
     def _scales(self) -> dict[str, tuple[Floats, Floats]]:
-        """Mean and spread of each feature over random archs at the resolutions learnt from."""
+        """Mean and spread of each feature over random archs at the training archs' resolutions."""
         rng = np.random.default_rng(0)
         work = work_of(self.whole, self.resolutions)
         n = _SPREAD_SAMPLE if isinstance(work, Unknown) or work.quick else _SPREAD_COUNTED
@@ -172,7 +170,9 @@ def _terms(
     )
 
 
-def _raw(space: Space, work: Work | Unknown, population: Population, sizes: Floats) -> Groups:
+def _raw(
+    space: Space, work: Work | Unknown, population: Population, sizes: Floats
+) -> dict[str, Floats]:
     """The groups before scaling: one for each kind of gene, of how much there is of it, one of
     indicators of all choices, and of sizes. `sizes` are the resolutions that the genes name, in
     pixels."""

@@ -1,16 +1,14 @@
 """Gaussian processes over groups of features: `GP`.
 
-The kernel is a sum: one linear kernel for each named group (a Bayesian linear model whose
-weights in a group share a variance), and any number of squared-exponential kernels with one
-length a group. Variances, lengths and noise maximise the marginal likelihood (Rasmussen and
-Williams, Gaussian Processes for Machine Learning, 2006, section 5.4.1) times a wide prior that
-keeps few records from over-fitting them. This file knows arrays, no archs and no records.
+The variances and lengths of the kernel and the noise maximise the marginal likelihood (Rasmussen
+and Williams, Gaussian Processes for Machine Learning, 2006, section 5.4.1) times a wide prior that
+keeps few records from over-fitting them. Knows arrays, no archs and no records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,66 +17,20 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, eigh
 from scipy.optimize import minimize
 
-Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
-Groups = Mapping[str, Floats]  # name -> (n, features)
+from onceforall.predictors.base import Floats, Groups
+from onceforall.predictors.kernels import (
+    Kernel,
+    Scaling,
+    Singles,
+    scaled_part,
+    squared,
+    unpack,
+)
 
 _JITTER = 1e-8  # of the labels' variance, added to the diagonal
 _PRIOR_WIDTH = 1.5  # of the logarithms of variances and lengths
 _MEAN_PIVOTS, _STD_PIVOTS = 800, 192  # records that stand for all in prediction
 _CHUNK = 1024  # rows at a time in prediction: what is computed between stays in the cache
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Which groups of features have a linear kernel, and which share a squared-exponential one.
-
-    In `smooth` each entry is one kernel: a tuple of parts, each with a length of its own; a part is
-    a tuple of groups. The centres are what is thought likely before any target is seen: logarithms
-    of the variances of the linear groups, of a smooth kernel's variance and lengths, of the noise's
-    variance; the targets' variance is 1.
-    """
-
-    linear: tuple[str, ...]
-    smooth: tuple[tuple[tuple[str, ...], ...], ...] = ()
-    centres: tuple[float, ...] = ()  # one a linear group; none: -1 for each
-    smooth_centre: tuple[float, float] = (1.5, 1.3)
-    noise_centre: float = -4.7
-
-    def with_linear(self, centres: Mapping[str, float]) -> Kernel:
-        """With more linear groups, by name."""
-        return replace(
-            self,
-            linear=(*self.linear, *centres),
-            centres=(*self._centres, *centres.values()),
-        )
-
-    def present(self, groups: Groups) -> Kernel:
-        """Without the groups that are not there."""
-        smooth = []
-        for parts in self.smooth:
-            kept = tuple(tuple(g for g in part if g in groups) for part in parts)
-            kept = tuple(part for part in kept if part)
-            if kept:
-                smooth.append(kept)
-        pairs = [p for p in zip(self.linear, self._centres, strict=True) if p[0] in groups]
-        return replace(
-            self,
-            linear=tuple(name for name, _ in pairs),
-            centres=tuple(centre for _, centre in pairs),
-            smooth=tuple(smooth),
-        )
-
-    @property
-    def _centres(self) -> tuple[float, ...]:
-        return self.centres or (-1.0,) * len(self.linear)
-
-    def prior_mean(self) -> Floats:
-        """The centres of all parameters, in the order of `GP.theta`."""
-        theta = list(self._centres)
-        for parts in self.smooth:
-            theta += [self.smooth_centre[0], *[self.smooth_centre[1]] * len(parts)]
-        return np.array([*theta, self.noise_centre])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +64,7 @@ class GP:
 
     def covariance(self, a: Groups, b: Groups) -> Floats:
         """(n, m) of the latent function between two sets."""
-        linear, smooth, _ = _unpack(self.kernel, self.theta)
+        linear, smooth, _ = unpack(self.kernel, self.theta)
         total = np.zeros((len(next(iter(a.values()))), len(next(iter(b.values())))))
         left, right = [], []
         for variance, name in zip(linear, self.kernel.linear, strict=True):
@@ -122,9 +74,9 @@ class GP:
         if left:
             total += np.hstack(left) @ np.hstack(right).T
         for (variance, lengths), parts in zip(smooth, self.kernel.smooth, strict=True):
-            x = np.hstack([_part(a, p, w) for p, w in zip(parts, lengths, strict=True)])
-            y = np.hstack([_part(b, p, w) for p, w in zip(parts, lengths, strict=True)])
-            total += np.exp(variance - 0.5 * _squared(x, y))
+            x = np.hstack([scaled_part(a, p, w) for p, w in zip(parts, lengths, strict=True)])
+            y = np.hstack([scaled_part(b, p, w) for p, w in zip(parts, lengths, strict=True)])
+            total += np.exp(variance - 0.5 * squared(x, y))
         return total
 
     def predict(self, groups: Groups) -> tuple[Floats, Floats]:
@@ -151,7 +103,7 @@ class GP:
         """(n,) the standard deviation alone."""
         n = len(next(iter(groups.values())))
         roots, linear, smooth, half = self._explained
-        _, terms, _ = _unpack(self.kernel, self.theta)
+        _, terms, _ = unpack(self.kernel, self.theta)
         out = np.full(n, sum(np.exp(variance) for variance, _ in terms))
         for start in range(0, n, _CHUNK):
             rows = slice(start, start + _CHUNK)
@@ -177,14 +129,14 @@ class GP:
         return np.asarray(variance / x.shape[1] * (x.T @ self.weights))
 
     @cached_property
-    def _compact(self) -> tuple[dict[str, Floats], list[tuple[_Scaling, Singles, Singles]]]:
+    def _compact(self) -> tuple[dict[str, Floats], list[tuple[Scaling, Singles, Singles]]]:
         """The mean as weights of the linear groups and, for each smooth kernel, as weights of
         some records: those that reproduce its share in the mean at all records best."""
         linear = {name: self.linear_weights(name) for name in self.kernel.linear}
-        _, terms, _ = _unpack(self.kernel, self.theta)
+        _, terms, _ = unpack(self.kernel, self.theta)
         smooth = []
         for (variance, lengths), parts in zip(terms, self.kernel.smooth, strict=True):
-            scale = _Scaling(parts, lengths)
+            scale = Scaling(parts, lengths)
             exponent = scale.left(self.groups) @ scale.right(self.groups)
             covariance = np.exp(variance + exponent.astype(float))
             rows = _pivots(covariance, _MEAN_PIVOTS)
@@ -199,7 +151,7 @@ class GP:
     @cached_property
     def _explained(
         self,
-    ) -> tuple[dict[str, float], Singles, list[tuple[_Scaling, Singles, np.float32]], Singles]:
+    ) -> tuple[dict[str, float], Singles, list[tuple[Scaling, Singles, np.float32]], Singles]:
         """Records z and a matrix H with which the variance is k(x, x) - |k(x, z) H|^2: exact where
         all records are taken, else that of Titsias, AISTATS 2009, equation 6, which is not too
         small. Given as what k(x, z) is computed from, and H."""
@@ -210,10 +162,10 @@ class GP:
         prior[np.diag_indices_from(prior)] += 1e-8 * np.trace(prior) / len(prior)
         noise = np.broadcast_to(_noise(self.noise, self.inflation), (len(whole),))
         posterior = prior + some.T @ (some / noise[:, None])
-        known = np.linalg.inv(prior) - np.linalg.inv(posterior)
-        values, vectors = eigh((known + known.T) / 2)
+        gained = np.linalg.inv(prior) - np.linalg.inv(posterior)
+        values, vectors = eigh((gained + gained.T) / 2)
         half = vectors * np.sqrt(np.maximum(values, 0))
-        variances, terms, _ = _unpack(self.kernel, self.theta)
+        variances, terms, _ = unpack(self.kernel, self.theta)
         roots = {
             name: float(np.sqrt(np.exp(v) / self.groups[name].shape[1]))
             for name, v in zip(self.kernel.linear, variances, strict=True)
@@ -221,7 +173,7 @@ class GP:
         linear = np.hstack([root * self.groups[name][rows] for name, root in roots.items()]).T
         smooth = []
         for (variance, lengths), parts in zip(terms, self.kernel.smooth, strict=True):
-            scale = _Scaling(parts, lengths)
+            scale = Scaling(parts, lengths)
             smooth.append((scale, scale.right(self.groups)[:, rows], np.float32(np.exp(variance))))
         return roots, linear.astype(np.float32), smooth, half.astype(np.float32)
 
@@ -248,7 +200,7 @@ class GP:
         return cls(
             kernel,
             arrays["theta"],
-            {name: groups[name] for name in _names(kernel)},
+            {name: groups[name] for name in kernel.groups},
             arrays["targets"],
             data["offset"],
             data["scale"],
@@ -286,85 +238,32 @@ def fit(
     start: Floats | None = None,
     subset: int = 500,
     iterations: int = 80,
-    refine: int = 6,
     inflation: Floats | None = None,
     centre: tuple[float, float] | None = None,
-    rng: np.random.Generator | None = None,
 ) -> GP:
     """The process with the best parameters for these targets, (n,).
 
-    With more than `subset` targets the parameters are found on a random part, then improved by
-    `refine` steps on all: a step costs n^3. `inflation` (n,) multiplies the noise variance of each
-    target; `centre` is the offset and scale of the targets, by default their mean and spread.
+    With more than `subset` targets the parameters are found on a random part: a step costs n^3.
+    `inflation` (n,) multiplies the noise variance of each target; `centre` is the offset and scale
+    of the targets, by default their mean and spread.
     """
     offset, scale = centre or (float(targets.mean()), float(targets.std()) or 1.0)
     kernel = kernel.present(groups)
-    used = {name: groups[name] for name in _names(kernel)}
+    used = {name: groups[name] for name in kernel.groups}
     standard = (targets - offset) / scale
     theta = kernel.prior_mean() if start is None else start
-    n = len(targets)
+    part, noises, n = used, inflation, len(targets)
     if n > subset:
-        rng = rng or np.random.default_rng(0)
-        rows = rng.permutation(n)[:subset]
-        part = None if inflation is None else inflation[rows]
-        theta = _maximise(
-            kernel, {k: v[rows] for k, v in used.items()}, standard[rows], part, theta, iterations
-        )
-        iterations = refine
-    if iterations:
-        theta = _maximise(kernel, used, standard, inflation, theta, iterations)
+        rows = np.random.default_rng(0).permutation(n)[:subset]
+        part, standard = {k: v[rows] for k, v in used.items()}, standard[rows]
+        noises = None if inflation is None else inflation[rows]
+    theta = _maximise(kernel, part, standard, noises, theta, iterations)
     return GP(kernel, theta, used, targets, offset, scale, inflation)
 
 
 def _noise(variance: float, inflation: Floats | None) -> Floats | float:
     """What is added to the diagonal."""
     return variance * (1.0 if inflation is None else inflation) + _JITTER
-
-
-def _names(kernel: Kernel) -> list[str]:
-    parts = [name for smooth in kernel.smooth for part in smooth for name in part]
-    return list(dict.fromkeys([*kernel.linear, *parts]))
-
-
-def _unpack(kernel: Kernel, theta: Floats) -> tuple[Floats, list[tuple[float, Floats]], float]:
-    at = len(kernel.linear)
-    linear, smooth = theta[:at], []
-    for parts in kernel.smooth:
-        smooth.append((float(theta[at]), theta[at + 1 : at + 1 + len(parts)]))
-        at += 1 + len(parts)
-    return linear, smooth, float(theta[at])
-
-
-def _part(groups: Groups, part: Sequence[str], length: float) -> Floats:
-    """(n, d) features so scaled that squared distances are in squared lengths; a part counts the
-    same whatever its number of features."""
-    joined = np.hstack([groups[name] for name in part])
-    return joined * (np.exp(-length) / np.sqrt(joined.shape[1]))
-
-
-@dataclass(frozen=True, eq=False)
-class _Scaling:
-    """The features of a smooth kernel, in lengths."""
-
-    parts: tuple[tuple[str, ...], ...]
-    lengths: Floats
-
-    def left(self, groups: Groups, rows: slice = slice(None)) -> Singles:
-        """(n, d + 2), whose product with `right` is -1/2 of the squared distances."""
-        x = self._scaled(groups, rows)
-        half = -0.5 * np.einsum("ij,ij->i", x, x)
-        return np.column_stack([x, half, np.ones_like(half)])
-
-    def right(self, groups: Groups) -> Singles:
-        """(d + 2, n)"""
-        x = self._scaled(groups, slice(None))
-        half = -0.5 * np.einsum("ij,ij->i", x, x)
-        return np.ascontiguousarray(np.column_stack([x, np.ones_like(half), half]).T)
-
-    def _scaled(self, groups: Groups, rows: slice) -> Singles:
-        some = {name: groups[name][rows] for part in self.parts for name in part}
-        scaled = [_part(some, p, w) for p, w in zip(self.parts, self.lengths, strict=True)]
-        return np.hstack(scaled).astype(np.float32)
 
 
 def _pivots(covariance: Floats, most: int) -> NDArray[np.intp]:
@@ -385,12 +284,6 @@ def _pivots(covariance: Floats, most: int) -> NDArray[np.intp]:
     return rows
 
 
-def _squared(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """(n, m) squared distances."""
-    distance = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * (x @ y.T)
-    return np.maximum(distance, 0)
-
-
 def _maximise(
     kernel: Kernel,
     groups: Groups,
@@ -404,11 +297,13 @@ def _maximise(
     linear = [groups[name] @ groups[name].T / groups[name].shape[1] for name in kernel.linear]
     distances = []
     for parts in kernel.smooth:
-        distances.append([_squared(p, p) for p in (_part(groups, part, 0.0) for part in parts)])
+        distances.append(
+            [squared(p, p) for p in (scaled_part(groups, part, 0.0) for part in parts)]
+        )
     centre = kernel.prior_mean()
 
     def loss(theta: Floats) -> tuple[float, Floats]:
-        variances, smooth, noise = _unpack(kernel, theta)
+        variances, smooth, noise = unpack(kernel, theta)
         terms = [np.exp(v) * k for v, k in zip(variances, linear, strict=True)]
         covariance = sum(terms, np.zeros((n, n)))
         curved = []

@@ -1,7 +1,7 @@
 """The latency predictor: physics first, refined by a Gaussian process on what physics leaves over.
 
-Physical laws (`laws.py`) need ten records, and fewer with records of other devices (`sources`);
-the process learns, on the logarithm of measured over physical latency, what does not add up.
+Physical laws need ten records, and fewer with records of other devices (`sources`); the process
+is fitted on the logarithm of measured over physical latency, for what does not add up.
 Outliers count little (Student-t weights). Knows labels and features; no devices.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onceforall.errors import InputError
-from onceforall.predictors import drift as drifts
 from onceforall.predictors import gp, physics
 from onceforall.predictors.base import (
     Floats,
+    Groups,
     Prediction,
     Predictor,
     check_enough,
@@ -27,15 +27,14 @@ from onceforall.predictors.base import (
     said,
     under,
 )
-from onceforall.predictors.drift import Drift
-from onceforall.predictors.features import OTHERS, Features, Groups, outside, range_of
-from onceforall.predictors.gp import GP, Kernel
-from onceforall.predictors.laws import Law, Seen, averaged, slopes, weighed
-from onceforall.predictors.physics import Physics
+from onceforall.predictors.circumstances import ORDER, Drift, find_drift, order_of, times
+from onceforall.predictors.features import OTHERS, Features, outside, range_of
+from onceforall.predictors.gp import GP
+from onceforall.predictors.kernels import Kernel
+from onceforall.predictors.physics import Law, Physics, Workload, fit_laws
 from onceforall.records import Labels
 from onceforall.space import Population, Space
 
-ORDER = "order"  # the covariate and column that says when a record was measured
 SLOPES = "physics"  # the group of the physical parameters: the process may move them
 SUMS = ("depth", "kernel", "expand", "width", OTHERS, "stage_macs")
 KERNEL = Kernel(
@@ -48,8 +47,8 @@ KERNEL = Kernel(
 LEAST_RECORDS = 3
 _CHUNK = 2048  # archs at a time: what is computed between stays in the cache
 TAILS = 1.3  # the 90% interval of a Student-t of 4 degrees of freedom to that of a normal
-_PROCESS_FROM = 20  # records; with fewer the process has nothing to learn from
-_SOURCE_AT_MOST, _MOST_RECORDS = 600, 4000  # a random part of more is learnt from
+_PROCESS_FROM = 20  # records; with fewer there is no process
+_SOURCE_AT_MOST, _MOST_RECORDS = 600, 4000  # a random part of more is used
 _ROUNDS = 3  # of Student-t weights in the process
 
 
@@ -71,7 +70,7 @@ class Latency(Predictor):
         sources: Sequence[Latency] = (),
         drift: Drift | None = None,
     ) -> None:
-        """`population` are the archs learnt from, of `features.whole`; `laws` have shares that sum
+        """`population` are the training archs, of `features.whole`; `laws` have shares that sum
         to 1, the greatest first; `spread` is the relative standard deviation of the bulk of
         measurements; `starting`, 0 to 1, how much starting operations weighs against computing."""
         self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
@@ -105,26 +104,26 @@ class Latency(Predictor):
             mean[rows], std[rows] = self._log_latency(population[rows], groups)
             beyond[rows] = outside(groups, self._range)
         if ORDER in covariates and self.drift is not None:
-            mean += self.drift(_times(covariates[ORDER], n))
+            mean += self.drift(times(covariates[ORDER], n))
         latency = np.exp(mean)
         return Prediction(latency, latency * std, beyond)
 
     def _log_latency(self, population: Population, groups: Groups) -> tuple[Floats, Floats]:
         """(n,) mean and standard deviation of the logarithm."""
-        seen = Seen(self.features, self.sources, population)
-        mean, variance = averaged(self.laws, seen)
+        workload = Workload(self.features, self.sources, population)
+        mean, variance = workload.averaged(self.laws)
         if self.process is not None:
-            left, unsure = self.process.predict({**groups, SLOPES: slopes(self.laws[0], seen)})
+            left, unsure = self.process.predict({**groups, SLOPES: workload.slopes(self.laws[0])})
             mean, variance = mean + left, unsure**2
         return mean, TAILS * np.sqrt(self.spread**2 + variance)
 
     def parts(self, population: Population) -> tuple[Floats, Floats]:
-        """(n,) logarithms of the time for starting and for computing by the law that is believed
-        most; what is predicted beside it is in both."""
-        seen, first = Seen(self.features, self.sources, population), self.laws[0]
-        terms = seen.terms(first.sources)
+        """(n,) logarithms of the time for starting and for computing by the most probable
+        law; what is predicted beside it is in both."""
+        workload, first = Workload(self.features, self.sources, population), self.laws[0]
+        terms = workload.terms(first.sources)
         starts, computes = first.physics.parts(terms)
-        left = averaged(self.laws, seen)[0] - first.physics(terms)
+        left = workload.averaged(self.laws)[0] - first.physics(terms)
         if self.process is not None:
             groups = {**self.features(population), SLOPES: first.physics.slopes(terms)}
             left = left + self.process.mean(groups)
@@ -173,7 +172,7 @@ class Latency(Predictor):
         if data["process"] is not None:
             groups = features(population)
             sources = [cls.restore(whole, *source) for source in held]
-            groups[SLOPES] = slopes(laws[0], Seen(features, sources, population))
+            groups[SLOPES] = Workload(features, sources, population).slopes(laws[0])
             process = GP.restore(data["process"], under("process.", arrays), groups)
         return cls(
             features.on(space),
@@ -199,13 +198,13 @@ def fit_latency(
 ) -> Latency:
     """A predictor of `labels.metric`, with its error on held-out labels in `report`.
 
-    The error is that of fits that did not see a part of the labels (`test_fraction`; with fewer
-    than 200, of five fits that each left out a fifth); the predictor returned has seen all.
+    The error is that of fits without a part of the labels (`test_fraction`; with fewer than 200,
+    of five fits that each left out a fifth); the predictor returned is fitted on all.
     With a fraction of 0 nothing is held out, and there is no report. `sources` are records of other
     devices, or predictors of them: worth having while the new device has few. The labels were
     measured in the order of their column `order` or, without one, in theirs; a drift is taken out
-    of what is learnt, and put back where `predict` is told a time. Of more than 4000 labels, or 600
-    of a source, a random part is learnt from.
+    before the fit, and put back where `predict` is given a time. Of more than 4000 labels, or 600
+    of a source, a random part is used.
 
     Raises:
         InputError: too few labels, a value that is not above 0, or all values the same.
@@ -220,32 +219,12 @@ def fit_latency(
         ).on(labels.space)
         for source in sources
     ]
-    order = _order(labels).astype(np.str_)
+    order = order_of(labels).astype(np.str_)
     timed = replace(labels, columns={**labels.columns, ORDER: order})
     timed = _at_most(timed, _MOST_RECORDS, rng)
     return said(
         cross_validated(lambda part: _fit(part, others, unit), timed, (), test_fraction, seed)
     )
-
-
-def _order(labels: Labels) -> Floats:
-    """(n,) when each was measured: the column `order`, or the place in the file."""
-    if ORDER not in labels.columns:
-        return np.arange(len(labels), dtype=float)
-    return _times(labels.columns[ORDER], len(labels))
-
-
-def _times(given: ArrayLike, n: int) -> Floats:
-    cells = np.broadcast_to(np.asarray(given), (n,))
-    times = np.empty(n)
-    for row, cell in enumerate(cells):
-        try:
-            times[row] = float(cell)
-        except ValueError:
-            times[row] = np.nan
-        if not np.isfinite(times[row]):
-            raise InputError(f"{ORDER}: {str(cell)!r}, of record {row + 1}, is not a finite number")
-    return times
 
 
 def _check(labels: Labels) -> None:
@@ -261,15 +240,15 @@ def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:
 def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     features = Features.of(labels.space, labels.population)
     groups = features(labels.population)
-    seen = Seen(features, sources, labels.population)
-    targets = np.log(labels.values)
-    laws, process, spread = _learn(seen, groups, targets)
-    when = _order(labels)
-    drift = drifts.find(when, targets - _fitted(laws, process, seen))
+    workload = Workload(features, sources, labels.population)
+    targets, when = np.log(labels.values), order_of(labels)
+    laws, process, spread = _fit_both(workload, groups, targets)
+    fitted = workload.averaged(laws)[0] + (0.0 if process is None else process.fitted())
+    drift = find_drift(when, targets - fitted)
     if drift is not None:
-        laws, process, spread = _learn(seen, groups, targets - drift(when))
+        laws, process, spread = _fit_both(workload, groups, targets - drift(when))
         spread = float(np.hypot(spread, drift.size))  # the time of a prediction is not known
-    starting = laws[0].physics.starting(seen.terms(laws[0].sources))
+    starting = laws[0].physics.starting(workload.terms(laws[0].sources))
     return Latency(
         features,
         labels.population,
@@ -284,18 +263,16 @@ def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
     )
 
 
-def _learn(seen: Seen, groups: Groups, targets: Floats) -> tuple[list[Law], GP | None, float]:
-    """The laws, what they leave over, and the relative spread of a measurement."""
-    laws, spread, weights = weighed(seen, targets)
+def _fit_both(
+    workload: Workload, groups: Groups, targets: Floats
+) -> tuple[list[Law], GP | None, float]:
+    """The laws, the process of what they leave over, and the relative spread of a measurement."""
+    laws, spread, weights = fit_laws(workload, targets)
     if len(targets) < _PROCESS_FROM:
         return laws, None, spread
-    left = targets - averaged(laws, seen)[0]
-    process = _process({**groups, SLOPES: slopes(laws[0], seen)}, left, weights, spread)
+    left = targets - workload.averaged(laws)[0]
+    process = _process({**groups, SLOPES: workload.slopes(laws[0])}, left, weights, spread)
     return laws, process, process.noise_std
-
-
-def _fitted(laws: Sequence[Law], process: GP | None, seen: Seen) -> Floats:
-    return averaged(laws, seen)[0] + (0.0 if process is None else process.fitted())
 
 
 def _process(groups: Groups, left: Floats, weights: Floats, spread: float) -> GP:
@@ -308,7 +285,6 @@ def _process(groups: Groups, left: Floats, weights: Floats, spread: float) -> GP
             left,
             start=start,
             subset=300,
-            refine=0,
             inflation=1 / weights,
             centre=(0.0, max(2 * spread, 0.02)),
         )

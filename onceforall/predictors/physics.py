@@ -1,4 +1,4 @@
-"""How long a network takes, from what it has to do: `Physics`.
+"""How long a network takes, from what it has to do: `Law`.
 
 A device starts operations and computes them; the slower of the two holds up the other. With terms
 that are each multiplied by a factor that is never negative,
@@ -7,32 +7,44 @@ that are each multiplied by a factor that is never negative,
 
 which is a sum for p = 1 and the larger of the two for large p. The factors are fitted in relative
 error, robustly (a Student-t likelihood: measured latencies have long upper tails), with a prior on
-the logarithm of each (`Belief`), so that ten records are enough. How well a belief foretold the
-records is its evidence (Laplace's approximation; MacKay, Information Theory, Inference, and
-Learning Algorithms, 2003, section 28.1), by which beliefs can be weighed. Knows arrays only.
+the logarithm of each (`Prior`), so that ten records are enough. There are several priors: starting
+operations, computing, or both take the time; and where records of other devices are at hand, the
+new device is like one of them, or a mixture. The fits are averaged by their evidence (Laplace's
+approximation; MacKay, Information Theory, Inference, and Learning Algorithms, 2003, section 28.1).
+Knows arrays and features; no labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.special import gammaln
 
-Floats = NDArray[np.float64]
+from onceforall.predictors.base import Floats
+
+if TYPE_CHECKING:
+    from onceforall.predictors.features import Features
+    from onceforall.space import Population
 
 FREEDOM = 4.0  # degrees of freedom of the Student-t: few, for long tails
 LEAST_SPREAD = 0.004  # relative: no timing repeats better
-_USUAL_SPREAD, _SPREAD_RECORDS = 0.03, 2.0  # what is thought of the spread, as if so many told it
+_USUAL_SPREAD, _SPREAD_RECORDS = 0.03, 2.0  # the spread's prior, and the records it counts as
 _ROUNDS = 8
 _SCALE = 3.0  # prior width of the logarithm of the latency
+_LEAST_SHARE = 0.02  # a law of less is left out
+_MIXTURE_BALANCE = (0.0, 3.0)
+_ALIKE = 0.3, 0.1  # how far the balance, and the rest, of a device like another one may differ
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What is thought of a device before it is measured: (centre, width) of the logarithm of the
+class Prior:
+    """Of the factors of a device, before it is measured: (centre, width) of the logarithm of the
     time for starting over that for computing and of the power p, and the width of each factor's
     about its share."""
 
@@ -42,13 +54,13 @@ class Belief:
 
 
 # Both count; or so much computing, or so many small operations, that the other is hidden.
-BELIEFS = (Belief(), Belief(balance=(-5.0, 1.0)), Belief(balance=(5.0, 1.0)))
+PRIORS = (Prior(), Prior(balance=(-5.0, 1.0)), Prior(balance=(5.0, 1.0)))
 
 
 @dataclass(frozen=True, eq=False)
 class Terms:
     """What takes time: (n, k) things to start and (n, m) things to compute, in any unit, and the
-    share that each is thought to have among its kind."""
+    prior share of each among its kind."""
 
     starts: Floats
     computes: Floats
@@ -66,7 +78,7 @@ class Physics:
     Attributes:
         means: (k + m,) the terms are divided by these.
         theta: logarithms of the scale, of starts over computes, of the k + m factors, of p.
-        widths: how far each of these was thought to be uncertain.
+        widths: the prior width of each of these.
     """
 
     means: Floats
@@ -108,26 +120,26 @@ class Fit:
         weights: (n,) Student-t weights of the records, at most about 1.
         spread: relative, of the bulk of the records about the law.
         unsure: covariance of the factors, in prior widths.
-        evidence: logarithm of the probability of the records under the belief.
+        evidence: logarithm of the probability of the records under the prior.
     """
 
-    law: Physics
+    physics: Physics
     weights: Floats
     spread: float
     unsure: Floats
     evidence: float
 
 
-def fit(terms: Terms, log_latency: Floats, belief: Belief = BELIEFS[0]) -> Fit:
+def fit(terms: Terms, log_latency: Floats, prior: Prior = PRIORS[0]) -> Fit:
     """The most probable factors for measured latencies, (n,) logarithms."""
     scaled = np.hstack([terms.starts, terms.computes])
     means = np.maximum(scaled.mean(0), 1e-300)
     scaled = scaled / means
     first, n = terms.starts.shape[1], len(log_latency)
     shares = np.log(np.concatenate([terms.start_shares, terms.compute_shares]))
-    balance, power = belief.balance, belief.power
+    balance, power = prior.balance, prior.power
     centre = np.array([np.median(log_latency), balance[0], *shares, power[0]])
-    widths = np.array([_SCALE, balance[1], *[belief.share] * len(shares), power[1]])
+    widths = np.array([_SCALE, balance[1], *[prior.share] * len(shares), power[1]])
     theta, weights, spread = centre, np.ones(n), 0.1
     for _ in range(_ROUNDS):
         root = np.sqrt(weights) / spread
@@ -142,18 +154,18 @@ def fit(terms: Terms, log_latency: Floats, belief: Belief = BELIEFS[0]) -> Fit:
         theta = least_squares(errors, theta, jac=jacobian, max_nfev=60).x
         residual = log_latency - _log_latency(theta, scaled, first)
         weights = student_weights(residual / spread)
-        told = np.sum(weights * residual**2) + _SPREAD_RECORDS * _USUAL_SPREAD**2
-        spread = max(LEAST_SPREAD, float(np.sqrt(told / (n + _SPREAD_RECORDS))))
+        squares = np.sum(weights * residual**2) + _SPREAD_RECORDS * _USUAL_SPREAD**2
+        spread = max(LEAST_SPREAD, float(np.sqrt(squares / (n + _SPREAD_RECORDS))))
     slopes = _slopes(theta, scaled, first) * widths
-    known = slopes.T @ (slopes * weights[:, None]) / spread**2 + np.eye(len(theta))
+    precision = slopes.T @ (slopes * weights[:, None]) / spread**2 + np.eye(len(theta))
     away = (theta - centre) / widths
     evidence = (
         np.sum(_log_student(residual, spread))
         - 0.5 * away @ away
         - _SPREAD_RECORDS * (np.log(spread) + 0.5 * (_USUAL_SPREAD / spread) ** 2)
-        - 0.5 * np.linalg.slogdet(known)[1]
+        - 0.5 * np.linalg.slogdet(precision)[1]
     )
-    unsure = np.asarray(np.linalg.inv(known), np.float64)
+    unsure = np.asarray(np.linalg.inv(precision), np.float64)
     return Fit(Physics(means, theta, widths), weights, spread, unsure, float(evidence))
 
 
@@ -195,3 +207,123 @@ def _slopes(theta: Floats, scaled: Floats, first: int) -> Floats:
     by_power = weight * starts + (1 - weight) * computes - whole
     columns = [np.ones_like(starts), weight - 0.5, *share.T, by_power]
     return np.stack(columns, 1)
+
+
+# --- laws: what physics says beside records of other devices
+
+
+class Source(Protocol):
+    """A predictor of another device's latencies.
+
+    Attributes:
+        starting: 0 to 1, how much starting operations weighs against computing on it.
+        power: logarithm of the p that joins the two.
+    """
+
+    starting: float
+
+    @property
+    def power(self) -> float: ...
+
+    def parts(self, population: Population) -> tuple[Floats, Floats]:
+        """(n,) logarithms of the time for starting and for computing."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """The fit under one prior.
+
+    Attributes:
+        sources: the devices (by place) whose starting and computing times it is made of; none:
+            operations and MACs.
+        physics: what each of these counts.
+        unsure: covariance of the factors, in prior widths.
+        share: its posterior probability among all laws.
+    """
+
+    sources: tuple[int, ...]
+    physics: Physics
+    unsure: Floats
+    share: float
+
+
+class Workload:
+    """What a population has to do: in terms of operations and MACs, or of other devices' times."""
+
+    def __init__(
+        self, features: Features, sources: Sequence[Source], population: Population
+    ) -> None:
+        self.features, self.sources, self.population = features, sources, population
+
+    @cached_property
+    def _own(self) -> Terms:
+        return self.features.physics(self.population)
+
+    @cached_property
+    def _parts(self) -> tuple[Floats, Floats]:
+        """(n, sources) times for starting and for computing."""
+        parts = [source.parts(self.population) for source in self.sources]
+        return (
+            np.exp(np.stack([starts for starts, _ in parts], 1)),
+            np.exp(np.stack([computes for _, computes in parts], 1)),
+        )
+
+    def terms(self, sources: Sequence[int]) -> Terms:
+        """Those of a law. The share of a device in each kind is how much of its time that kind is:
+        one that only waits for operations to start says little of computing."""
+        if not sources:
+            return self._own
+        rows = list(sources)
+        starting = np.clip([self.sources[i].starting for i in rows], 0.02, 0.98)
+        return Terms(
+            self._parts[0][:, rows],
+            self._parts[1][:, rows],
+            starting / starting.sum(),
+            (1 - starting) / (1 - starting).sum(),
+        )
+
+    def priors(self) -> list[tuple[tuple[int, ...], Prior]]:
+        """The priors of a new device, each with the sources of its terms."""
+        found: list[tuple[tuple[int, ...], Prior]] = [((), prior) for prior in PRIORS]
+        if len(self.sources) > 1:
+            found.append((tuple(range(len(self.sources))), Prior(_MIXTURE_BALANCE)))
+        for i, source in enumerate(self.sources):
+            starts, computes = (part[:, i].mean() for part in self._parts)
+            balance, rest = _ALIKE
+            prior = Prior((float(np.log(starts / computes)), balance), (source.power, rest), rest)
+            found.append(((i,), prior))
+        return found
+
+    def slopes(self, law: Law) -> Floats:
+        """(n, parameters) change of the log-latency for one prior width of each factor."""
+        return law.physics.slopes(self.terms(law.sources))
+
+    def averaged(self, laws: Sequence[Law]) -> tuple[Floats, Floats]:
+        """(n,) mean and variance of the log-latency by all laws, weighed by their shares."""
+        shares = np.array([law.share for law in laws])
+        means = np.stack([law.physics(self.terms(law.sources)) for law in laws])
+        mean = shares @ means
+        variance = shares @ (means - mean) ** 2
+        for law in laws:
+            by_factor = self.slopes(law)
+            own = np.einsum("ij,jk,ik->i", by_factor, law.unsure, by_factor)
+            variance = variance + law.share * np.maximum(own, 0)
+        return mean, variance
+
+
+def fit_laws(workload: Workload, log_latency: Floats) -> tuple[list[Law], float, Floats]:
+    """The laws for measured latencies, (n,) logarithms, the most probable first; the relative
+    spread about them; and (n,) Student-t weights of the records."""
+    fits = [(of, fit(workload.terms(of), log_latency, p)) for of, p in workload.priors()]
+    fits.sort(key=lambda pair: -pair[1].evidence)
+    best = fits[0][1]
+    shares = np.exp([found.evidence - best.evidence for _, found in fits])
+    shares[shares < _LEAST_SHARE * shares.sum()] = 0
+    shares /= shares.sum()
+    laws = [
+        Law(of, found.physics, found.unsure, float(share))
+        for (of, found), share in zip(fits, shares, strict=True)
+        if share > 0
+    ]
+    return laws, float(shares @ [found.spread for _, found in fits]), best.weights

@@ -1,4 +1,4 @@
-"""A second opinion: another kind of model, on the records that an accuracy predictor learnt from.
+"""A second opinion: another kind of model, on the records that an accuracy predictor was fitted on.
 
 Search finds where a predictor errs in an arch's favour; a model of another kind errs elsewhere.
 This one is linear where the predictor is not: Bayesian ridge regression (scikit-learn) on blocks,
@@ -12,31 +12,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onceforall.predictors.base import Floats
+from onceforall.predictors.base import Floats, Groups
 from onceforall.predictors.inputs import PRIOR
 from onceforall.space import Population
 
 if TYPE_CHECKING:
     from onceforall.predictors.accuracy import Accuracy
-    from onceforall.predictors.features import Groups
 
-_BLOCK = 0.1  # of what a size is thought to weigh, that a single block is
+_BLOCK = 0.1  # prior width of a single block's weight, in that of a size's
 
 
 class SecondOpinion:
-    """What a linear model of the predictor's records says of archs of the predictor's space."""
+    """What a linear model of the predictor's records predicts for archs of its space."""
 
     def __init__(self, predictor: Accuracy) -> None:
         from sklearn.linear_model import BayesianRidge
 
         self._predictor = predictor
-        learnt = predictor.processes[0][1].targets
-        self._model = BayesianRidge().fit(self._columns(predictor.fitted.learnt()), learnt)
+        targets = predictor.processes[0][1].targets
+        self._model = BayesianRidge().fit(self._columns(predictor.inputs.training()), targets)
 
     def __call__(self, population: Population) -> Floats:
         """(n,) in the unit of the predictor, covariates averaged over."""
-        told = self._model.predict(self._columns(self._predictor.seen(population)))
-        return self._predictor.scale.back(np.asarray(told, np.float64), np.zeros(len(told)))[0]
+        mean = self._model.predict(self._columns(self._predictor.features(population)))
+        return self._predictor.scale.back(np.asarray(mean, np.float64), np.zeros(len(mean)))[0]
 
     @staticmethod
     def _columns(groups: Groups) -> Floats:

@@ -11,17 +11,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onceforall.errors import InputError
+from onceforall.predictors.base import Floats
 from onceforall.space import Population, Space, Table
 from onceforall.space.stages import block_gene
-from onceforall.space.tables import evaluate
+from onceforall.space.tables import values_of
 
 if TYPE_CHECKING:
     from onceforall.costs import Counted
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ def amounts(of: Sequence[Table | Counted], population: Population) -> Floats:
     """(quantities, n)"""
     tables = [each for each in of if isinstance(each, Table)]
     if len(tables) == len(of):
-        return evaluate(tables, population)
+        return values_of(tables, population)
     return np.stack([each(population) for each in of])
 
 

@@ -1,4 +1,4 @@
-"""What was measured, and its files: `Record`, and `Labels`, the arrays that predictors learn from.
+"""What was measured, and its files: `Record`, and `Labels`, arrays that predictors are fitted on.
 
 Knows archs and spaces; no predictors, no devices and no torch.
 """

@@ -1,4 +1,4 @@
-"""Archs with a measured value each, as arrays that predictors learn from: `Labels`.
+"""Archs with a measured value each, as arrays that predictors are fitted on: `Labels`.
 
 Says what a person should know of them: what was measured twice, and how far apart. Knows no
 predictors.

@@ -1,7 +1,7 @@
 """One measurement, and the file it is appended to: `Record`.
 
 JSONL, one record a line, written as the measuring goes on; a writer that is killed loses at most
-its last line. Knows nothing of tables and of what is learnt from records.
+its last line. Knows nothing of tables and of predictors.
 """
 
 from __future__ import annotations

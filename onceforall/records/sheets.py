@@ -204,7 +204,7 @@ def _sheet_of_csv(path: Path, space: Space) -> Sheet:
                 )
         if not as_digits(space):
             raise InputError(
-                f"{path}: archs of {space.family} cannot be told by digits;"
+                f"{path}: archs of {space.family} cannot be written as digits;"
                 f" give a column {ARCH!r} instead of {choices(DIGITS)}"
             )
         archs = {name: columns.pop(name) for name in DIGITS}
@@ -334,10 +334,12 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
             space.check(record.arch, resolution=False)
         except InputError as error:
             raise InputError(f"{path} record {number}: {error}") from None
-        told = {k: str(v) for k, v in record.provenance.items() if isinstance(v, str | int | float)}
+        facts = {
+            k: str(v) for k, v in record.provenance.items() if isinstance(v, str | int | float)
+        }
         if record.device:
-            told["device"] = record.device
-        rows.append({**told, metric or name: repr(record.value)})
+            facts["device"] = record.device
+        rows.append({**facts, metric or name: repr(record.value)})
         archs.append(record.arch)
         lines.append(number)
     if metric is not None and records and not rows:

@@ -119,7 +119,7 @@ def _exactly(problem: Problem, objective: Objective, deadline: float) -> Certifi
     rows = problem.anchors[:1]
     if solution.row is not None:
         rows = np.concatenate([solution.row, rows])
-    problem.archive.evaluate(rows)
+    problem.archive.add(rows)
     problem.note()
     value = float(problem.archive.values[problem.best])
     return Certificate(solution.bound, max(0.0, solution.bound - value))

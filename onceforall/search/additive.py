@@ -1,7 +1,7 @@
 """An additive model of any function of archs, and the archs that are best under it.
 
 The model is what a table is, a number for every choice of the genes that act together and one for
-every resolution, but learnt by Bayesian linear regression. Its best archs within limits are found
+every resolution, but fitted by Bayesian linear regression. Its best archs within limits are found
 by Lagrangian relaxation: each limit gets a price, and for given prices the best arch follows by
 variable elimination, for many models and all resolutions at once.
 """

@@ -23,11 +23,11 @@ IDLE = 3  # restarts in a row without a new arch, then the end
 def run(problem: Problem, rng: np.random.Generator) -> None:
     """Evaluates archs until the problem's evaluations or time are used up, or nothing new is found:
     the limits may leave fewer archs than may be evaluated."""
-    problem.evaluate(problem.anchors[:SIZE])
+    problem.add(problem.anchors[:SIZE])
     idle = 0
     while problem.left and idle < IDLE:
         known = len(problem.archive)
-        members = problem.evaluate(start(problem, rng, SIZE))
+        members = problem.add(start(problem, rng, SIZE))
         stale = 0
         while problem.left and stale < PATIENCE:
             members = members[problem.feasible[members]]
@@ -36,7 +36,7 @@ def run(problem: Problem, rng: np.random.Generator) -> None:
             top = problem.archive.values[members[0]]
             parents = problem.archive.population[members]
             children = repaired(problem, breed(problem, parents, rng, SIZE), rng)
-            found = problem.evaluate(problem.archive.unseen(children))
+            found = problem.add(problem.archive.unseen(children))
             members = np.concatenate([members, found])
             better = len(found) and problem.archive.values[found].max() > top
             stale = 0 if better else stale + 1

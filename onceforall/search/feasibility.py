@@ -17,7 +17,7 @@ from onceforall.search.problem import Infeasible, Limit, violation
 from onceforall.space import Population, Space, Table
 
 _SECONDS = 1.0  # for one program; beyond it, trying takes the place of proof
-_GAP = 1e-5  # share of the value: near enough for a value that is only told
+_GAP = 1e-5  # share of the value: near enough for a value that is only shown
 _ROUNDS, _SIZE = 60, 400  # of trying
 
 

@@ -208,7 +208,7 @@ def _nsga2(
     class Trade(Goals):
         def _evaluate(self, x: Population, out: dict[str, Floats], *args: object) -> None:
             rows = space.canonical(x.astype(GENE))
-            at = archive.evaluate(rows)
+            at = archive.add(rows)
             out["F"] = np.column_stack(
                 [-archive.values[at], *(cost(rows) for cost in costs.values())]
             )

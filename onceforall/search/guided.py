@@ -1,6 +1,6 @@
 """Guided search: an additive model proposes, local search refines.
 
-First an additive model of the objective is learnt from the archs evaluated so far, and the
+First an additive model of the objective is fitted to the archs evaluated so far, and the
 best archs under several plausible models (Thompson sampling) are evaluated, over all
 resolutions. Then, from the best arch: all single changes are evaluated, and of all pairs of
 changes those with the largest sum of gains. What each change gained is remembered: from the
@@ -29,7 +29,7 @@ SHARE = 0.45  # of the evaluations go to archs that the model proposes,
 ROUNDS = 20  # in so many rounds at most,
 BATCH = 25  # of so many archs each,
 DRAWS = 8  # the best under so many models
-LEARN = 1200  # archs that a model is learnt from, at most
+LEARN = 1200  # archs that a model is fitted to, at most
 RIDGE = 0.02  # prior precision of the model's numbers, in archs
 TRIED = 40  # changes and pairs of changes evaluated in a step of local search
 FIRST = 3  # resolutions whose best archs are where local search starts
@@ -64,10 +64,10 @@ class Guided:
         problem = self._problem
         problem.note()
         allowed = problem.left
-        problem.evaluate(problem.anchors[:20])
+        problem.add(problem.anchors[:20])
         missing = START - int(problem.feasible.sum())
         if missing > 0:
-            problem.evaluate(evolution.start(problem, self._rng, missing))
+            problem.add(evolution.start(problem, self._rng, missing))
         for _ in range(ROUNDS):
             if allowed - problem.left > SHARE * allowed or not problem.left:
                 break
@@ -102,7 +102,7 @@ class Guided:
             self._prices,
         )
         rows = self._archive.unseen(rows[np.argsort(-scores, kind="stable")])
-        self._problem.evaluate(rows[self._problem.within(rows)][:BATCH])
+        self._problem.add(rows[self._problem.within(rows)][:BATCH])
 
     def _descend(self, at: int) -> int:
         """Local search from an arch of the archive, as long as it gets better; where it
@@ -118,7 +118,7 @@ class Guided:
                 if better is not None:
                     at = better
                     continue
-            found = problem.evaluate(step.near)
+            found = problem.add(step.near)
             if len(found) < len(step.near):
                 return at
             gain = archive.values[found] - value
@@ -131,13 +131,13 @@ class Guided:
 
     def _better(self, value: float, rows: Population) -> int | None:
         """The best of these archs, evaluated, where in the archive; None: none exceeds `value`."""
-        found = self._problem.evaluate(rows)
+        found = self._problem.add(rows)
         found = found[self._problem.feasible[found]]
         values = self._archive.values[found]
         return int(found[values.argmax()]) if len(found) and values.max() > value else None
 
     def _firsts(self) -> list[int]:
-        """The best arch of each of the best resolutions: which is best, the model knows least."""
+        """The best arch of each of the best resolutions, of which the model is least sure."""
         ranked = self._problem.ranked()
         first = np.unique(self._sizes(ranked), return_index=True)[1]
         return [int(i) for i in ranked[np.sort(first)[:FIRST]]]
@@ -159,7 +159,7 @@ class Guided:
             rows = self._space.cross(several[0], several[1], rng)
             rows = self._space.mutate(rows, rng, KICK)
         rows = archive.unseen(evolution.repaired(problem, rows, rng))
-        found = problem.evaluate(rows)
+        found = problem.add(rows)
         found = found[problem.feasible[found]]
         return int(found[archive.values[found].argmax()]) if len(found) else problem.best
 

@@ -64,11 +64,11 @@ class Limit:
     def range(self) -> str:
         """Its bounds in words."""
         most, least = self.at_most, self.at_least
-        bounds = [] if least is None else [f"at least {self.told(least)}"]
-        bounds += [] if most is None else [f"at most {self.told(most)}"]
+        bounds = [] if least is None else [f"at least {self.text(least)}"]
+        bounds += [] if most is None else [f"at most {self.text(most)}"]
         return " and ".join(bounds)
 
-    def told(self, value: float) -> str:
+    def text(self, value: float) -> str:
         """A value for people: with its unit, and whole numbers in full."""
         number = f"{value:.0f}" if float(value).is_integer() else f"{value:.8g}"
         return f"{number} {self.unit}" if self.unit else number
@@ -100,7 +100,7 @@ class Infeasible(InputError):  # noqa: N818  (a state of the world, as in the li
         self.limit, self.nearest, self.proven = limit, nearest, proven
         too_low = nearest > limit.high
         side = (
-            f"at most {limit.told(limit.high)}" if too_low else f"at least {limit.told(limit.low)}"
+            f"at most {limit.text(limit.high)}" if too_low else f"at least {limit.text(limit.low)}"
         )
         word = "smallest" if too_low else "largest"
         met = " and ".join(f"{other.name} {other.range}" for other in others)
@@ -108,7 +108,7 @@ class Infeasible(InputError):  # noqa: N818  (a state of the world, as in the li
         found = "achievable" if proven else "found"
         super().__init__(
             f"limit {limit.name}: {side} cannot be met{among};"
-            f" the {word} value {found}{among and ' then'} is {limit.told(nearest)}"
+            f" the {word} value {found}{among and ' then'} is {limit.text(nearest)}"
         )
 
 
@@ -189,8 +189,8 @@ class Archive:
                 first.setdefault(key, i)
         return population[list(first.values())]
 
-    def evaluate(self, population: Population) -> NDArray[np.intp]:
-        """(n,) where each arch of the population is here; new ones are evaluated.
+    def add(self, population: Population) -> NDArray[np.intp]:
+        """(n,) where each arch of the population is here; the objective is asked for new ones.
 
         Raises:
             InputError: the objective gives NaN, or not one number an arch.
@@ -245,7 +245,7 @@ class Problem:
     deadline: float = math.inf
     curve: list[tuple[int, float]] = field(default_factory=list)
     best: int = -1  # in the archive
-    _seen: int = 0
+    _noted: int = 0  # archs of the archive that `note` has looked at
     _feasible: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     @property
@@ -276,7 +276,7 @@ class Problem:
             self._feasible = np.concatenate([self._feasible, self.within(new)])
         return self._feasible
 
-    def evaluate(self, population: Population) -> NDArray[np.intp]:
+    def add(self, population: Population) -> NDArray[np.intp]:
         """Where each arch is in the archive; of new ones, only as many as may be evaluated.
 
         (n,), or shorter where evaluations ran out.
@@ -287,19 +287,19 @@ class Problem:
             known = self.archive._index
             keep = [k in known or k in allowed for k in self.archive.keys(population)]
             population = population[keep]
-        where = self.archive.evaluate(population)
+        where = self.archive.add(population)
         self.note()
         return where
 
     def first(self) -> None:
         """Evaluates one arch within the limits, so that there is a best however little time."""
-        self.archive.evaluate(self.anchors[:1])
+        self.archive.add(self.anchors[:1])
         self.note()
 
     def note(self) -> None:
         feasible, values = self.feasible, self.archive.values
-        new = np.arange(self._seen, len(values))
-        self._seen = len(values)
+        new = np.arange(self._noted, len(values))
+        self._noted = len(values)
         new = new[feasible[new]]
         if not len(new):
             return
@@ -314,13 +314,14 @@ class Problem:
         return inside[np.argsort(-self.archive.values[inside], kind="stable")]
 
     def delivered(self, top: int) -> list[Candidate]:
-        """The best archs within the limits, at least one, as they are told: each by itself. (What
-        a function says of an arch may depend, in the last digits, on what else it is asked.)"""
+        """The best archs within the limits, at least one, with the values that each has by itself.
+        (What a function says of an arch may depend, in the last digits, on what else it is asked.)
+        """
         found: list[Candidate] = []
         for index in self.ranked():
             made = self.candidate(int(index))
-            told = [(limit, np.array([made.limits[limit.name]])) for limit in self.limits]
-            if all(limit.excess(value)[0] == 0 for limit, value in told):
+            alone = [(limit, np.array([made.limits[limit.name]])) for limit in self.limits]
+            if all(limit.excess(value)[0] == 0 for limit, value in alone):
                 found.append(made)
             if len(found) == max(top, 1):
                 break

@@ -6,10 +6,11 @@ all derive from it. `Stage` is shorthand for the genes of convolutional families
 """
 
 from onceforall.space.arch import Arch
+from onceforall.space.blocks import Place, places
 from onceforall.space.genes import GENE, MOST_CHOICES, Gene, Population, Presence, Value
 from onceforall.space.spaces import ResolutionError, Space
 from onceforall.space.stages import Block, Stage
-from onceforall.space.tables import Place, Reduce, Table, places
+from onceforall.space.tables import Reduce, Table
 
 __all__ = [
     "GENE",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,19 @@ class Gene:
             raise InputError(
                 f"gene {self.name}: {len(values)} choices; at most {MOST_CHOICES} are possible"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it."""
+        row: dict[str, Any] = {"name": self.name, "values": list(self.values)}
+        if self.present:
+            row["present"] = [[p.gene, p.least] for p in self.present]
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Any) -> Gene:
+        """The gene that `to_dict` wrote; raises as `Space.from_dict`."""
+        present = tuple(Presence(gene, least) for gene, least in row.get("present", ()))
+        return cls(row["name"], tuple(row["values"]), present)
 
     @property
     def kind(self) -> str:
@@ -173,3 +187,18 @@ def closures(family: str, genes: Sequence[Gene]) -> tuple[tuple[Condition, ...],
         found.append(tuple(sorted((c, at) for c, at in least.items() if at > 0)))
         columns[gene.name] = column
     return tuple(found)
+
+
+def normal(family: str, genes: tuple[Gene, ...]) -> tuple[Gene, ...]:
+    """The genes without conditions that always hold: of these, those of the gene they name."""
+    closures(family, genes)  # refuses what makes no sense
+    known: dict[str, Gene] = {}
+    for gene in genes:
+        present: dict[Presence, None] = {}
+        for condition in gene.present:
+            control = known[condition.gene]
+            always = condition.least <= control.values[0]  # type: ignore[operator]
+            present.update(dict.fromkeys(control.present if always else (condition,)))
+        changed = tuple(present) != gene.present
+        known[gene.name] = replace(gene, present=tuple(present)) if changed else gene
+    return tuple(known.values())

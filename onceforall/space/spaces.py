@@ -1,4 +1,5 @@
-"""All sub-networks of a family, as data: `Space`. Everything here derives from its genes."""
+"""All sub-networks of a family, as data: `Space`. Everything here derives from its genes; what is
+done with whole populations of archs is in `populations`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onceforall.errors import InputError, choices
 from onceforall.space import stages as staged
@@ -18,14 +18,15 @@ from onceforall.space.elimination import Part, counted, holds
 from onceforall.space.genes import (
     GENE,
     RESOLUTION,
-    Condition,
     Gene,
     Population,
     Presence,
     Value,
     check_text,
     closures,
+    normal,
 )
+from onceforall.space.populations import Populations
 from onceforall.space.stages import Stage, Values
 
 
@@ -38,15 +39,12 @@ class ResolutionError(InputError):
 
 
 @dataclass(frozen=True, eq=False)
-class Space:
+class Space(Populations):
     """All sub-networks of a family: the genes they choose by.
 
     A gene comes after those that its presence depends on; `resolution`, where there is one, is the
     first: networks can run at other sizes than they were made for.
     """
-
-    family: str
-    genes: tuple[Gene, ...]
 
     def __post_init__(self) -> None:
         names = [gene.name for gene in self.genes]
@@ -54,7 +52,7 @@ class Space:
         if not names or twice or RESOLUTION in names[1:]:
             wrong = f"{twice[0]} is there twice" if twice else f"{RESOLUTION} must be the first"
             raise InputError(f"space {self.family}: genes: {wrong if names else 'none given'}")
-        object.__setattr__(self, "genes", _normal(self.family, tuple(self.genes)))
+        object.__setattr__(self, "genes", normal(self.family, tuple(self.genes)))
         for size in self.resolution:
             if not isinstance(size, int) or size < 1:
                 raise InputError(
@@ -88,7 +86,7 @@ class Space:
         if self.staged:
             stages = [{k: getattr(x, k) for k in staged.KINDS} for x in self.stages]
             return {"family": self.family, "resolution": list(self.resolution), "stages": stages}
-        return {"family": self.family, "genes": [_gene_to_dict(gene) for gene in self.genes]}
+        return {"family": self.family, "genes": [gene.to_dict() for gene in self.genes]}
 
     @classmethod
     def from_dict(cls, data: Any) -> Space:
@@ -99,7 +97,7 @@ class Space:
                 ValueError) where it makes no sense as a space.
         """
         if "genes" in data:
-            return cls(data["family"], tuple(_gene_of_dict(row) for row in data["genes"]))
+            return cls(data["family"], tuple(Gene.from_dict(row) for row in data["genes"]))
         stages = tuple(Stage(**{n: tuple(v) for n, v in s.items()}) for s in data["stages"])
         return cls.of_stages(data["family"], tuple(data["resolution"]), stages)
 
@@ -138,25 +136,8 @@ class Space:
         """Whether the resolution is a gene; it is the first column then."""
         return self.genes[0].name == RESOLUTION
 
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        return {gene.name: column for column, gene in enumerate(self.genes)}
-
-    def column(self, name: str) -> int:
-        """The column of a gene in populations."""
-        if name not in self._columns:
-            raise InputError(
-                f"{self.family}: has no gene {name!r}; it has {choices(self._columns)}"
-            )
-        return self._columns[name]
-
     def gene(self, name: str) -> Gene:
         return self.genes[self.column(name)]
-
-    @cached_property
-    def conditions(self) -> tuple[tuple[Condition, ...], ...]:
-        """For each gene all that must hold for it to be there: (column, least index) pairs."""
-        return closures(self.family, self.genes)
 
     @cached_property
     def controls(self) -> tuple[int, ...]:
@@ -318,13 +299,13 @@ class Space:
                     f" it has {choices(gene.values)}"
                 )
             row.append(index)
-        unknown = [name for name in arch.genes if name not in self._columns]
+        unknown = [name for name in arch.genes if name not in self.columns]
         if unknown:
             raise InputError(f"arch has a gene {unknown[0]}; {self.family} has none of that name")
 
     def in_order(self, arch: Arch) -> Arch:
         """The same arch with its genes in the order of the space; files may have another."""
-        place, last = self._columns, len(self.genes)
+        place, last = self.columns, len(self.genes)
         ordered = sorted(arch.values, key=lambda value: place.get(value[0], last))
         return Arch(arch.family, tuple(ordered))
 
@@ -349,61 +330,10 @@ class Space:
             else:
                 return
 
-    # --- populations
-
-    @cached_property
-    def gene_sizes(self) -> NDArray[np.int64]:
-        """Number of choices of each gene."""
-        return np.array([len(g.values) for g in self.genes])
-
-    def values(self, name: str, population: Population) -> NDArray[Any]:
-        """(n,) the values of a gene; where it is absent, its first."""
-        column = self.column(name)
-        return np.array(self.genes[column].values)[population[:, column]]
-
-    @cached_property
-    def _conditional(self) -> list[tuple[tuple[Condition, ...], list[int]]]:
-        """The columns that share conditions."""
-        found: dict[tuple[Condition, ...], list[int]] = {}
-        for column, conditions in enumerate(self.conditions):
-            if conditions:
-                found.setdefault(conditions, []).append(column)
-        return list(found.items())
-
-    def active(self, population: Population) -> NDArray[np.bool_]:
-        """(n, genes): which genes are there."""
-        active = np.ones(population.shape, bool)
-        for conditions, columns in self._conditional:
-            active[:, columns] = met(conditions, population)[:, None]
-        return active
-
-    def canonical(self, population: Population) -> Population:
-        """The same archs with absent genes set to 0."""
-        return np.where(self.active(population), population, 0).astype(GENE)
-
-    def sample(self, rng: np.random.Generator, n: int) -> Population:
-        """n random archs: every gene uniform (as the paper samples), so depths are equally likely
-        although there are more deep archs than shallow ones."""
-        drawn = rng.integers(0, self.gene_sizes, (n, len(self.genes)), dtype=np.int64)
-        return self.canonical(drawn.astype(GENE))
+    # --- archs of populations
 
     def random(self, rng: np.random.Generator) -> Arch:
         return self.decode(self.sample(rng, 1))[0]
-
-    def mutate(self, population: Population, rng: np.random.Generator, rate: float) -> Population:
-        """Each gene drawn anew with probability `rate`. Genes that wake up with a greater depth
-        are random, not 0."""
-        drawn = rng.integers(0, self.gene_sizes, population.shape, dtype=np.int64)
-        change = (rng.random(population.shape) < rate) | ~self.active(population)
-        return self.canonical(np.where(change, drawn, population).astype(GENE))
-
-    def cross(self, a: Population, b: Population, rng: np.random.Generator) -> Population:
-        """Uniform cross-over: each gene from either parent. A gene that only one parent has is
-        taken from that parent."""
-        take_a = rng.random(a.shape) < 0.5
-        in_a, in_b = self.active(a), self.active(b)
-        take_a = (take_a | ~in_b) & in_a
-        return self.canonical(np.where(take_a, a, b).astype(GENE))
 
     @cached_property
     def _indices(self) -> list[tuple[str, dict[Value, int]]]:
@@ -446,50 +376,11 @@ class Space:
     def _pairs(self) -> list[list[tuple[str, Value]]]:
         return [[(gene.name, value) for value in gene.values] for gene in self.genes]
 
-    def _is_there(self, row: Sequence[int], column: int) -> bool:
-        return all(row[c] >= least for c, least in self.conditions[column])
-
     def _decode_row(self, row: Sequence[int]) -> Arch:
         there = [c for c in range(len(row)) if self._is_there(row, c)]
         return Arch(self.family, tuple(self._pairs[c][row[c]] for c in there))
 
 
-def met(conditions: Sequence[Condition], population: Population) -> NDArray[np.bool_]:
-    """(n,) whether all conditions hold."""
-    (column, least), *others = conditions
-    there: NDArray[np.bool_] = population[:, column] >= least
-    for column, least in others:
-        there = there & (population[:, column] >= least)
-    return there
-
-
 def _own(space: Space) -> tuple[Gene, ...]:
     """Its genes without the resolution."""
     return space.genes[1:] if space.scaled else space.genes
-
-
-def _gene_to_dict(gene: Gene) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": gene.name, "values": list(gene.values)}
-    if gene.present:
-        row["present"] = [[p.gene, p.least] for p in gene.present]
-    return row
-
-
-def _gene_of_dict(row: Any) -> Gene:
-    present = tuple(Presence(gene, least) for gene, least in row.get("present", ()))
-    return Gene(row["name"], tuple(row["values"]), present)
-
-
-def _normal(family: str, genes: tuple[Gene, ...]) -> tuple[Gene, ...]:
-    """The genes without conditions that always hold: of these, those of the gene they name."""
-    closures(family, genes)  # refuses what makes no sense
-    known: dict[str, Gene] = {}
-    for gene in genes:
-        present: dict[Presence, None] = {}
-        for condition in gene.present:
-            control = known[condition.gene]
-            always = condition.least <= control.values[0]  # type: ignore[operator]
-            present.update(dict.fromkeys(control.present if always else (condition,)))
-        changed = tuple(present) != gene.present
-        known[gene.name] = replace(gene, present=tuple(present)) if changed else gene
-    return tuple(known.values())

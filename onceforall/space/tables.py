@@ -15,11 +15,11 @@ look-up and one sum the values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from onceforall.errors import InputError
 from onceforall.files import read_json, write_json
 from onceforall.space.arch import Arch
+from onceforall.space.blocks import Place, first_version, places, stage_genes
 from onceforall.space.elimination import Part, Plan, holds, spread
-from onceforall.space.genes import GENE, RESOLUTION, Population, Presence
+from onceforall.space.genes import GENE, Population, Presence
 from onceforall.space.spaces import Space
-from onceforall.space.stages import chain, stage_gene
 
 Floats = NDArray[np.float64]
 Reduce = Literal["sum", "max"]
@@ -114,7 +114,7 @@ class Table:
         unit: str = "",
     ) -> Table:
         """The table of stages of blocks: `block(place)` and `fixed(resolution, last width)`."""
-        genes = _stage_genes(space)
+        genes = stage_genes(space)
         filled = [np.zeros([len(space.gene(name).values) for name in names]) for names in genes]
         for factor, index, place in places(space):
             filled[factor][index] = block(place)
@@ -133,14 +133,14 @@ class Table:
         """The table of stages of blocks whose numbers are given: an array for each block, over
         resolutions, widths before (of a stage's first block, but the first's), widths, kernels and
         expand ratios; and one of the rest over resolutions and widths of the last stage."""
-        genes = _stage_genes(space)
+        genes = stage_genes(space)
         if len(arrays) != len(genes):
             raise InputError(f"table {name}: its arrays do not fit the space")
         return cls(space, tuple(map(Factor, genes, arrays)), reduce, name, unit)
 
     def __call__(self, population: Population) -> Floats:
         """(n, genes) -> (n,)"""
-        return evaluate([self], population)[0]
+        return values_of([self], population)[0]
 
     def of(self, arch: Arch) -> float:
         """The value of one arch."""
@@ -268,7 +268,7 @@ class Table:
         try:
             about = data["reduce"], data["name"], data["unit"]
             if data["version"] == 1:
-                return cls.of_blocks(Space.from_dict(data), _first_version(data), *about)
+                return cls.of_blocks(Space.from_dict(data), first_version(data), *about)
             factors = tuple(
                 Factor(
                     tuple(row["genes"]),
@@ -291,7 +291,7 @@ class Table:
         return cls.from_dict(read_json(path), str(path))
 
 
-def evaluate(tables: Sequence[Table], population: Population) -> Floats:
+def values_of(tables: Sequence[Table], population: Population) -> Floats:
     """(tables, n): the values of all tables, which are of one space, in one pass.
 
     The positions of an arch's numbers are computed once for all tables of the same parts.
@@ -346,52 +346,3 @@ def _layout(space: Space, parts: tuple[Part, ...]) -> Layout:
 def plan_of(space: Space, parts: tuple[Part, ...]) -> Plan:
     """How the extremes of tables of these parts are found."""
     return Plan(parts, space.gene_sizes.tolist(), f"a table of {space.family}")
-
-
-# --- tables of stages of blocks
-
-
-class Place(NamedTuple):
-    """A block that an arch can have: where it is and what it is."""
-
-    resolution: int  # of the input image, pixels
-    stage: int  # from 0
-    position: int  # in its stage, from 0
-    kernel: int
-    expand: float
-    width_in: int  # channels that enter; 0 for the first block of all: a space does not know them
-    width: int  # channels that leave
-
-
-def places(space: Space) -> Iterator[tuple[int, tuple[int, ...], Place]]:
-    """Every block an arch of the space can have: the number of its factor, its index there."""
-    genes = iter(enumerate(_stage_genes(space)))
-    for s, stage in enumerate(space.stages):
-        for b in range(stage.blocks):
-            factor, names = next(genes)
-            values = [space.gene(name).values for name in names]
-            for index in np.ndindex(*map(len, values)):
-                r, *before, width, kernel, expand = (
-                    v[i] for v, i in zip(values, index, strict=True)
-                )
-                entering = 0 if s == 0 else before[0] if before else width
-                if b > 0:
-                    entering = width
-                found: Any = (r, s, b, kernel, expand, entering, width)
-                yield factor, index, Place(*found)
-
-
-def _stage_genes(space: Space) -> list[tuple[str, ...]]:
-    """The genes of each factor: of the blocks, and of the rest."""
-    last = stage_gene(len(space.stages) - 1, "width")
-    return [*((RESOLUTION, *genes) for genes in chain(space.stages)), (RESOLUTION, last)]
-
-
-def _first_version(data: dict[str, Any]) -> list[Floats]:
-    """The arrays of a file of version 1, in which each block's had an axis for widths before."""
-    arrays = [np.array(block, float) for stage in data["blocks"] for block in stage]
-    first = {sum(len(stage) for stage in data["blocks"][:s]) for s in range(1, len(data["blocks"]))}
-    return [
-        *(block if i in first else block.squeeze(1) for i, block in enumerate(arrays)),
-        np.array(data["fixed"], float),
-    ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onceforall.data import Data, Images, Request, in_order
+from onceforall.data.batches import put
 from onceforall.errors import InputError, choices
 from onceforall.progress import track
 from onceforall.space import Arch
@@ -93,7 +93,7 @@ def score(
     batches = images.stream(in_order(range(start, end), batch, resolution))
     if progress is not None:
         batches = track(batches, progress, -(-(end - start) // batch))
-    return evaluate(network, ((place(x), _moved(y, device)) for x, y in batches), metric)
+    return evaluate(network, ((place(x), put(y, device)) for x, y in batches), metric)
 
 
 def placing(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -101,13 +101,4 @@ def placing(network: nn.Module) -> Callable[[Tensor], Tensor]:
     device = next(network.parameters()).device
     if device.type == "cpu":
         return lambda x: x.contiguous(memory_format=torch.channels_last)
-    return lambda x: _moved(x, device)
-
-
-def _moved(x: Any, device: torch.device) -> Any:
-    """A tensor on the device, without waiting for what the device does; anything else as it is."""
-    if not isinstance(x, Tensor) or x.device == device:
-        return x
-    if device.type == "cuda":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
+    return lambda x: put(x, device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from onceforall import families
 from onceforall.errors import InputError, choices
+from onceforall.families import settings
 from onceforall.space import Arch
 from onceforall.supernet import checkpoint
 from onceforall.supernet.supernet import SuperNet
@@ -105,17 +106,10 @@ def _unfilled(family: families.Family) -> Iterator[None]:
 
 def family_of(facts: Mapping[str, Any], path: Path) -> families.Family:
     """The family that a checkpoint's facts name."""
-    try:
-        family = families.get(facts["family"], **facts["settings"])
-        for name, least in (("in_channels", 1), ("classes", 1), ("dropout", 0)):
-            value = getattr(family, name, least)
-            if not isinstance(value, int | float) or value < least:
-                raise InputError(f"{name}: {value!r} is not a number of at least {least}")
-        return family
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: does not say its family: {error}") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    if "family" not in facts or "settings" not in facts:
+        missing = "settings" if "family" in facts else "family"
+        raise InputError(f"{path}: does not say its family: {missing!r} is missing")
+    return settings.made_again(facts["family"], facts["settings"], str(path))
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

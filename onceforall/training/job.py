@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ from onceforall.training.logs import Log, Reading, memory_bytes, need_board
 from onceforall.training.objectives import Objective, at_resolution
 from onceforall.training.optimizers import optimizer_of
 from onceforall.training.ranks import GradientMeans, Group
+from onceforall.training.recomputing import recomputed
 from onceforall.training.scale import family_of
 from onceforall.training.seeds import seed_of
 from onceforall.training.settings import Settings
 from onceforall.training.state import MODEL, State
+from onceforall.training.synchronised import Synchronised
 
 FACTS = ("best", "held")  # of the state's own: the best score so far, whether photos are held
 Teacher = Callable[[Tensor], Tensor]  # (N, C, R, R) images -> outputs
@@ -162,17 +164,30 @@ class Job:
             share = self.settings.stochastic_depth
             if share and torch.is_grad_enabled() and arch == self.student.space.largest():
                 stack.enter_context(dropping(self.student.skeleton(arch), share))
+            stack.enter_context(self._norms())
+            if self.settings.recompute and torch.is_grad_enabled():
+                return recomputed(self.student, images, arch)
             return self.student(images, arch)
 
     def teach(self) -> Teacher | None:
         """The teacher's outputs as a function of images, if there is one."""
-        network = self.teacher
+        network, (family, arch) = self.teacher, self.taught_by
         if network is None:
             return None
-        family, arch = self.taught_by
-        if isinstance(family, Planned):
-            return network
-        return lambda images: network(at_resolution(images, arch))  # may have no other size
+
+        def teach(images: Tensor) -> Tensor:
+            if not isinstance(family, Planned):  # such networks may run at their size alone
+                images = at_resolution(images, arch)
+            with self._norms():
+                found: Tensor = network(images)
+            return found
+
+        return teach
+
+    def _norms(self) -> AbstractContextManager[Any]:
+        """How batch norms find their statistics."""
+        apart = self.group.size == 1 or not self.settings.sync_batch_norm
+        return nullcontext() if apart else Synchronised()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         types = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,0 +1,116 @@
+"""Ways to train that must not change what is computed: recomputing, synchronised norms."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from onceforall import data, training
+from onceforall.data import Source
+from onceforall.errors import InputError
+from onceforall.supernet import load_supernet
+from onceforall.training import load_settings
+from onceforall.training.synchronised import Synchronised
+
+RECIPE = """
+family: mbv3_mini
+resolutions: [12]
+data: {name: digits, augmentation: none}
+batch_size: 32
+momentum: 0.9
+phases:
+  - {name: largest, steps: 8, lr: 0.05}
+  - {name: all, steps: 12, lr: 0.05, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich,
+     distil: 1.0}
+"""
+
+
+def trained(
+    folder: Path, *changes: str, group: training.Group | None = None
+) -> dict[str, torch.Tensor]:
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        path.write_text(RECIPE)
+    settings = load_settings(str(path), ["threads=1", *changes])
+    run = folder / ("run" if group is None else "ranks")
+    training.train(run, settings, data.load(Source("digits", augmentation="none")), group=group)
+    return load_supernet(run / "supernet.safetensors")[0].state_dict()
+
+
+def test_recomputing_changes_no_bit(tmp_path: Path) -> None:
+    plain = trained(tmp_path, "dropout=0.2")
+    again = trained(tmp_path, "dropout=0.2", "recompute=true")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in plain.items())
+
+
+def test_recomputing_is_for_layers_in_a_row(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="recompute: networks of vit_mini are not layers in a row"):
+        trained(
+            tmp_path,
+            "family=vit_mini",
+            "resolutions=null",
+            "phases.1.open={all: 9}",
+            "phases.1.kernel=1",
+            "phases.1.depth=1",
+            "phases.1.expand=1",
+            "recompute=true",
+        )
+
+
+def _rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    _norm(rank, folder)
+    found = trained(folder, "sync_batch_norm=true", group=training.Group(rank, 2))
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _norm(rank: int, folder: Path) -> None:
+    """Half of a batch in each process, against PyTorch's own norm of the whole: outputs, gradients
+    and running statistics."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(8, 3, 5, 5, generator=generator, dtype=torch.float64)
+    wanted = torch.randn(8, 3, 5, 5, generator=generator, dtype=torch.float64)
+    part = slice(4 * rank, 4 * rank + 4)
+    norms = [nn.BatchNorm2d(3).double() for _ in range(2)]
+    x, mine = whole.clone().requires_grad_(), whole[part].clone().requires_grad_()
+    y = norms[0](x)
+    (y * wanted).sum().backward()
+    with Synchronised():
+        z = norms[1](mine)
+    (z * wanted[part]).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(z, y[part], atol=1e-5, rtol=1e-5)  # it computes in float32
+    torch.testing.assert_close(mine.grad, x.grad[part], atol=1e-5, rtol=1e-5)
+    for name, tensor in norms[0].state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(norms[1].state_dict()[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
+    """20 steps, with batch norm of the whole batch."""
+    one = trained(tmp_path)
+    torch.multiprocessing.spawn(_rank, (tmp_path,), 2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    start = load_settings(str(tmp_path / "recipe.yaml"))
+    assert sum(phase.steps or 0 for phase in start.phases) == 20
+    for name, tensor in one.items():
+        torch.testing.assert_close(first[name], tensor, atol=1e-5, rtol=1e-5)
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_without_processes_a_norm_in_evaluation_is_left_alone() -> None:
+    norm = nn.BatchNorm2d(2).eval()
+    x = torch.randn(3, 2, 4, 4)
+    with Synchronised():
+        assert torch.equal(
+            norm(x),
+            F.batch_norm(
+                x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, norm.eps
+            ),
+        )
