@@ -21,8 +21,9 @@ Config = Annotated[
     str,
     typer.Argument(
         metavar="[CONFIG]",
-        help="A YAML file, or the name of a recipe: small, sandwich, digits, photos, paper, and any"
-        " for families of your own; auto chooses small or photos by the size of the images.",
+        help="A YAML file, or the name of a recipe: small, digits, photos, paper; sandwich, bignas,"
+        " attentive, alphanet, compofa, delayed; any, for families of your own. auto chooses small"
+        " or photos by the size of the images. docs/training.md says what each is.",
     ),
 ]
 Changes = Annotated[
