@@ -442,6 +442,33 @@ train G/tiny.yaml --out G/taken                     | taken
 train G/tiny.yaml --out G/folder/x --resume         | folder/x
 train G/tiny.yaml --out G/run                       | run
 train G/tiny.yaml batch_size=8 --out G/run --resume | run
+train G/tiny.yaml task=guessing                     | task: 'guessing' is not known
+train G/tiny.yaml accumulate=0                      | accumulate: 0
+train G/tiny.yaml accumulate=9                      | batch_size: 16 cannot be divided
+train G/tiny.yaml recompute=perhaps                 | recompute: 'perhaps'
+train G/tiny.yaml optimizer=lion                    | optimizer: 'lion'; there are sgd, adamw
+train G/tiny.yaml lr_per=0                          | lr_per: 0
+train G/tiny.yaml betas=[0.9]                       | betas: [0.9] are not two numbers
+train G/tiny.yaml betas=[0.9,1.0]                   | betas: 1.0 is not
+train G/tiny.yaml clip=0                            | clip: 0
+train G/tiny.yaml ema=1                             | ema: 1
+train G/tiny.yaml stochastic_depth=1                | stochastic_depth: 1
+train G/tiny.yaml mixup=-1                          | mixup: -1
+train G/tiny.yaml cutmix=nan                        | cutmix
+train G/tiny.yaml sync_batch_norm=2                 | sync_batch_norm: 2 is not true or false
+train G/tiny.yaml checkpoints=0                     | checkpoints: 0
+train G/tiny.yaml validate_steps=0                  | validate_steps: 0
+train G/tiny.yaml validate_archs=-1                 | validate_archs: -1
+train G/tiny.yaml keep=all                          | keep: 'all'; there are last, best
+train G/tiny.yaml tensorboard=yes,please            | tensorboard: 'yes,please'
+train G/tiny.yaml phases.0.labels=0                 | labels: 0 leaves nothing to minimise
+train G/tiny.yaml phases.0.labels=-1                | labels: -1
+train G/tiny.yaml phases.0.divergence=beta          | divergence: 'beta'
+train G/tiny.yaml phases.0.couple=[heads]           | couple: mbv3_mini has no 'heads'
+train G/tiny.yaml phases.0.candidates=0             | candidates: 0
+train G/tiny.yaml phases.0.attend=middle            | attend: 'middle'; there are best, worst
+train G/tiny.yaml phases.0.part=tail                | part: 'tail'; there are all, head
+train G/tiny.yaml phases.0.lr_last=2                | lr_last: 2
 train finetune data.name=digits                     | is for `onceforall finetune NET`
 train G/tiny.yaml --estimate --per-device 1         | --per-device
 train G/tiny.yaml --estimate --images 0             | --images

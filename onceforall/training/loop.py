@@ -112,7 +112,7 @@ def steps(job: Job) -> Outcome:
                 state.seconds, since = state.seconds + now - since, now
                 _refuse_divergence(job, phase, reading, ended)
                 job.report(phase, reading)
-                shown.note(_note(job, phase, reading))
+                shown.note(note(job, phase, reading))
             shown.advance()
             if ended:
                 job.end(phase)
@@ -171,11 +171,11 @@ def _refuse_divergence(job: Job, phase: Phase, reading: Reading, ended: bool) ->
     refuse_divergence(phase.name, job.state.step, reading.in_a_row, 1 if ended else most, kept)
 
 
-def _note(job: Job, phase: Phase, reading: Reading) -> str:
+def note(job: Job, phase: Phase, reading: Reading) -> str:
     """What is shown below the bar."""
     metric, device = job.task.metric, job.group.device
     parts = [
-        phase.name[:16],
+        phase.name[:12],
         f"loss {reading.loss:.3f}",
         f"{metric.label} {reading.metric:.1f}{metric.unit}",
         f"{reading.speed * job.group.size:,.0f} images/s",
