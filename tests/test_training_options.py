@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onceforall import data, training
+from onceforall import data, families, training
 from onceforall.data import Source
 from onceforall.errors import InputError
-from onceforall.supernet import load_supernet
+from onceforall.supernet import SuperNet, load_supernet
 from onceforall.training import load_settings
 from onceforall.training.synchronised import Synchronised
 
@@ -21,9 +21,8 @@ data: {name: digits, augmentation: none}
 batch_size: 32
 momentum: 0.9
 phases:
-  - {name: largest, steps: 8, lr: 0.05}
-  - {name: all, steps: 12, lr: 0.05, archs: 3, kernel: 2, depth: 3, expand: 3, rule: sandwich,
-     distil: 1.0}
+  - {name: largest, steps: 8, lr: 0.001}
+  - {name: all, steps: 12, lr: 0.001, archs: 3, kernel: 2, depth: 3, rule: sandwich, distil: 1.0}
 """
 
 
@@ -34,7 +33,7 @@ def trained(
     if not path.exists():
         path.write_text(RECIPE)
     settings = load_settings(str(path), ["threads=1", *changes])
-    run = folder / ("run" if group is None else "ranks")
+    run = folder / "-".join(["run" if group is None else "ranks", *(c[:9] for c in changes)])
     training.train(run, settings, data.load(Source("digits", augmentation="none")), group=group)
     return load_supernet(run / "supernet.safetensors")[0].state_dict()
 
@@ -54,7 +53,6 @@ def test_recomputing_is_for_layers_in_a_row(tmp_path: Path) -> None:
             "phases.1.open={all: 9}",
             "phases.1.kernel=1",
             "phases.1.depth=1",
-            "phases.1.expand=1",
             "recompute=true",
         )
 
@@ -93,15 +91,25 @@ def _norm(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
-    """20 steps, with batch norm of the whole batch."""
+    """20 steps, with batch norm of the whole batch. In float64 20 steps at ten times the learning
+    rate differ by 3e-11; in float32 they then magnify the rounding of the first step (2e-6) until
+    nothing is alike, and two channels of nearly the same importance may be sorted either way: so
+    the steps are small here, and no phase sorts channels."""
     one = trained(tmp_path)
     torch.multiprocessing.spawn(_rank, (tmp_path,), 2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     start = load_settings(str(tmp_path / "recipe.yaml"))
     assert sum(phase.steps or 0 for phase in start.phases) == 20
+    fresh = SuperNet(
+        families.get("mbv3_mini", in_channels=1, resolutions=(12,)),
+        torch.Generator().manual_seed(0),
+    ).state_dict()
+    moved = 0.0
     for name, tensor in one.items():
         torch.testing.assert_close(first[name], tensor, atol=1e-5, rtol=1e-5)
+        moved = max(moved, float((tensor - fresh[name]).abs().max()))
         assert torch.equal(first[name], second[name]), name
+    assert moved > 5e-3  # hundreds of times as far as they may differ
 
 
 def test_without_processes_a_norm_in_evaluation_is_left_alone() -> None:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onceforall.families import fused
+
 M = TypeVar("M", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -121,12 +123,16 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, self.pads(input)))
+
+    def pads(self, input: Tensor) -> list[int]:
+        """Left, right, top and bottom."""
         pads: list[int] = []
         for i in (1, 0):  # F.pad takes the last dimension first
             size, stride, kernel = input.shape[2 + i], self.stride[i], self.kernel_size[i]
             pad = max(0, (-(-size // stride) - 1) * stride + kernel - size)
             pads += [pad // 2, pad - pad // 2]
-        return super().forward(F.pad(input, pads))
+        return pads
 
 
 class ConvNormAct(nn.Sequential):
@@ -160,6 +166,25 @@ class ConvNormAct(nn.Sequential):
         if act != "none":
             self.act = ACTIVATIONS[act]()
 
+    def forward(self, input: Tensor) -> Tensor:
+        return self.with_shortcut(input, None)
+
+    def with_shortcut(self, input: Tensor, shortcut: Tensor | None) -> Tensor:
+        """What this computes of its input, and the shortcut added."""
+        norm, act = self._modules.get("norm"), self._modules.get("act")
+        names, code = tuple(self._modules), fused.code(act)
+        if (
+            names[:2] == ("conv", "norm")
+            and names[2:] == (("act",) if act is not None else ())
+            and code is not None
+            and fused.usable(input, self, norm, act)
+        ):
+            y = self.conv(input)
+            if fused.rows(y) > 1:  # a batch norm says what is wrong with a single value
+                return fused.norm_act(y, self.norm, code, shortcut)
+        y = super().forward(input)
+        return y if shortcut is None else shortcut + y
+
 
 class ConvNormActPool(ConvNormAct):
     """`ConvNormAct` and a 3x3 max pooling of stride 2: the end of a ResNet's stem."""
@@ -175,6 +200,9 @@ class ConvNormActPool(ConvNormAct):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, act=act, eps=eps)
         self.pool = nn.MaxPool2d(3, 2, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.Sequential.forward(self, input)
 
 
 class ResidualConv(nn.Module):
@@ -230,7 +258,7 @@ class MBConv(nn.Module):
         if hidden is None:
             hidden = self.hidden_channels(1 if expand is None else expand)
         self.shortcut = shortcut and stride == 1 and in_channels == out_channels
-        self.expand: nn.Module | None = None
+        self.expand: ConvNormAct | None = None
         if expand != 1:
             self.expand = ConvNormAct(in_channels, hidden, act=act, eps=eps)
         else:
@@ -242,12 +270,37 @@ class MBConv(nn.Module):
         self.project = ConvNormAct(hidden, out_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.expand(x) if self.expand is not None else x
-        y = self.depthwise(y)
-        if self.se is not None:
-            y = self.se(y)
-        y = self.project(y)
-        return x + y if self.shortcut else y
+        y = self._at_once(x)
+        if y is None:
+            y = self.expand(x) if self.expand is not None else x
+            y = self.depthwise(y)
+            if self.se is not None:
+                y = self.se(y)
+        return self.project.with_shortcut(y, x if self.shortcut else None)
+
+    def _at_once(self, x: Tensor) -> Tensor | None:
+        """What enters `project`, by the fused operation; None: it cannot stand in for the modules
+        here."""
+        expand, depthwise, se = self.expand, self.depthwise, self.se
+        parts = [self, se, *depthwise.children()]
+        parts += [] if expand is None else [expand, expand.norm, getattr(expand, "act", None)]
+        parts += [] if se is None else se.children()
+        act = fused.code(getattr(depthwise, "act", None))
+        same = expand is None or fused.code(getattr(expand, "act", None)) == act
+        conv = depthwise.conv
+        if act is None or not same or not fused.covers(conv) or not fused.usable(x, *parts):
+            return None
+        if fused.rows(x[:, :, :: conv.stride[0], :: conv.stride[0]]) < 2:
+            return None  # a batch norm says what is wrong with a single value
+        y = x if expand is None else expand.conv(x)
+        if isinstance(conv, SameConv2d):
+            left, right, top, bottom = conv.pads(y)
+        else:
+            left = right = top = bottom = conv.kernel_size[0] // 2
+        gate = None if se is None else fused.Gate(se.reduce, se.expand)
+        before = None if expand is None else expand.norm
+        padding = (top, bottom, left, right)
+        return fused.norm_act_between(y, before, conv, depthwise.norm, act, gate, padding)
 
     def hidden_channels(self, expand: float) -> int:
         """How many the block has at an expand ratio."""

@@ -41,7 +41,7 @@ def _batch_norm(
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     shape = [1, -1] + [1] * (input.dim() - 2)
     every = [d for d in range(input.dim()) if d != 1]
-    x = input.float()
+    x = input if input.dtype == torch.float64 else input.float()
     n = torch.full((1,), x.numel() / x.shape[1], device=x.device)  # values of a channel
     total = _sum(torch.cat([x.sum(every), n]))
     mean, n = total[:-1] / total[-1], total[-1]

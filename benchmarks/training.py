@@ -1,0 +1,353 @@
+"""How fast a training step is, beside PyPI `ofa`: the same weights, batch, archs and losses.
+
+    python benchmarks/training.py [--device cpu] [--batch 32] [--resolution 128] [--steps 20]
+    python benchmarks/training.py --profile
+    python benchmarks/training.py --device cuda --batch 256 --resolution 224 --grid
+
+One step is that of the paper's progressive shrinking: the logits of a teacher (the largest
+network, in training mode), four random sub-networks of `ofa_mbv3_w1.0`, each with cross entropy
+(label smoothing 0.1) and cross entropy to the teacher's soft labels, and one update by SGD
+(Nesterov momentum 0.9, weight decay 3e-5 on weights). `ofa` takes it as its own script
+`progressive_shrinking.py` does, without its printing.
+
+Both take every step in turn, in one process, first one and then the other, on the same batch and
+archs; medians and quartiles of seconds a step and of the ratio within each pair. Before, the losses
+of two steps are compared, so that both compute (and update by) the same. `--grid` does so for each
+precision and memory layout of our side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from onceforall import interop
+from onceforall.interop.arch_dict import from_arch_dict
+from onceforall.space import Arch
+from onceforall.supernet import SuperNet
+
+FAMILY = "ofa_mbv3_w1.0"
+ARCHS, CLASSES = 4, 1000
+SMOOTHING, RATE, MOMENTUM, DECAY = 0.1, 0.01, 0.9, 3e-5
+CHOICES: dict[str, Any] = {
+    "ks_list": [3, 5, 7],
+    "expand_ratio_list": [3, 4, 6],
+    "depth_list": [2, 3, 4],
+}
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "fp32": None,
+    "tf32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+CLOSE = 1e-3  # relative difference of the losses, in float32
+
+Choice = dict[str, Any]  # a sub-network, as `ofa` says it
+Step = Callable[["Work"], list[float]]  # takes one step; the losses of its archs
+
+
+class Work(NamedTuple):
+    """What a step is given."""
+
+    images: Tensor
+    labels: Tensor
+    archs: list[Choice]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How our side runs; `ofa` always runs in float32 and as it is."""
+
+    device: torch.device
+    precision: str = "fp32"
+    channels_last: bool = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+
+def pair(seed: int) -> tuple[Any, SuperNet]:
+    """The two supernets with the same fresh weights, passed over as a file."""
+    from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
+    from ofa.utils import init_models
+
+    torch.manual_seed(seed)
+    theirs = OFAMobileNetV3(dropout_rate=0, width_mult=1.0, **CHOICES)
+    init_models(theirs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "init"
+        torch.save({"state_dict": theirs.state_dict()}, path)
+        ours = interop.read_supernet(path)
+    assert isinstance(ours, SuperNet)
+    return theirs, ours
+
+
+def their_step(theirs: Any, setting: Setting) -> Step:
+    """`train_one_epoch` of `ofa`, one batch of it."""
+    from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
+    from ofa.utils import (
+        cross_entropy_loss_with_soft_target,
+        cross_entropy_with_label_smoothing,
+    )
+
+    largest = {name: [max(values)] for name, values in CHOICES.items()}
+    teacher = OFAMobileNetV3(dropout_rate=0, width_mult=1.0, **largest).to(setting.device)
+    teacher.load_state_dict(
+        {k: v for k, v in theirs.state_dict().items() if not k.endswith("_matrix")}
+    )
+    theirs.to(setting.device)
+    optimizer = torch.optim.SGD(
+        [
+            {
+                "params": theirs.get_parameters(["bn", "bias"], mode="exclude"),
+                "weight_decay": DECAY,
+            },
+            {"params": theirs.get_parameters(["bn", "bias"], mode="include"), "weight_decay": 0},
+        ],
+        RATE,
+        MOMENTUM,
+        nesterov=True,
+    )
+
+    def step(work: Work) -> list[float]:
+        theirs.train()
+        teacher.train()
+        with torch.no_grad():
+            soft = F.softmax(teacher(work.images).detach(), dim=1)
+        theirs.zero_grad()
+        losses = []
+        for arch in work.archs:
+            theirs.set_active_subnet(**arch)
+            logits = theirs(work.images)
+            loss = cross_entropy_loss_with_soft_target(logits, soft)
+            loss = loss + cross_entropy_with_label_smoothing(logits, work.labels, SMOOTHING)
+            losses.append(loss.detach())
+            loss.backward()
+        optimizer.step()
+        return [float(loss) for loss in losses]
+
+    return step
+
+
+def our_step(ours: SuperNet, setting: Setting) -> Step:
+    """What `onceforall.training` does in a step of progressive shrinking."""
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+    ours.to(setting.device, memory_format=layout)  # type: ignore[call-overload]
+    teacher = ours.extract(ours.space.largest()).requires_grad_(False).train()
+    teacher.to(memory_format=layout)  # type: ignore[call-overload]
+    for norm in teacher.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.track_running_stats = False
+    groups = [
+        {"params": [p for p in ours.parameters() if p.dim() > 1], "weight_decay": DECAY},
+        {"params": [p for p in ours.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, RATE, MOMENTUM, nesterov=True, foreach=True)
+    scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
+
+    def step(work: Work) -> list[float]:
+        ours.train()
+        images = work.images.contiguous(memory_format=layout)
+        optimizer.zero_grad(set_to_none=True)
+        with setting.autocast(), torch.no_grad():
+            soft = teacher(images).float().softmax(dim=1)
+        losses = []
+        for arch in work.archs:
+            with setting.autocast():
+                logits = ours(images, arch_of(arch, images.shape[-1])).float()
+            loss = F.cross_entropy(logits, soft)
+            loss = loss + F.cross_entropy(logits, work.labels, label_smoothing=SMOOTHING)
+            losses.append(loss.detach())
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return [float(loss) for loss in losses]
+
+    return step
+
+
+def arch_of(choice: Choice, resolution: int) -> Arch:
+    return from_arch_dict({**choice, "r": [resolution]}, FAMILY)
+
+
+class Draw:
+    """Batches and archs, drawn anew for each step."""
+
+    def __init__(self, batch: int, resolution: int, device: torch.device) -> None:
+        self.batch, self.resolution, self.device = batch, resolution, device
+        self.archs = random.Random(0)
+        self.images = torch.Generator().manual_seed(0)
+
+    def work(self) -> Work:
+        shape = (self.batch, 3, self.resolution, self.resolution)
+        images = torch.randn(shape, generator=self.images)
+        labels = torch.randint(CLASSES, (self.batch,), generator=self.images)
+        archs = [self._arch() for _ in range(ARCHS)]
+        return Work(images.to(self.device), labels.to(self.device), archs)
+
+    def _arch(self) -> Choice:
+        draw = self.archs.choices
+        return {
+            "ks": draw(CHOICES["ks_list"], k=20),
+            "e": draw(CHOICES["expand_ratio_list"], k=20),
+            "d": draw(CHOICES["depth_list"], k=5),
+        }
+
+
+def seconds(step: Step, work: Work, device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    step(work)
+    wait()
+    return time.perf_counter() - start
+
+
+def check(theirs: Step, ours: Step, draw: Draw, exact: bool) -> list[float]:
+    """Relative differences of the losses of two steps, the second after an update by the first.
+
+    Raises:
+        SystemExit: they are not the same (where both compute in float32).
+    """
+    found = []
+    for _ in range(2):
+        work = draw.work()
+        for a, b in zip(theirs(work), ours(work), strict=True):
+            found.append(abs(a - b) / abs(a))
+    if exact and max(found) > CLOSE:
+        raise SystemExit(f"the losses differ by {max(found):.1e}: not the same computation")
+    return found
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:8.3f} ({low:.3f} to {high:.3f})"
+
+
+def compare(setting: Setting, batch: int, resolution: int, steps: int) -> None:
+    """Prints the table of one setting."""
+    if setting.device.type == "cuda":
+        fast = setting.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+        torch.backends.cudnn.benchmark = True  # as `ofa` has it
+    there, here = pair(0)
+    theirs, ours = their_step(there, setting), our_step(here, setting)
+    draw = Draw(batch, resolution, setting.device)
+    exact = setting.precision in ("fp32", "tf32")
+    differences = check(theirs, ours, draw, exact)
+    layout = "channels last" if setting.channels_last else "contiguous"
+    print(f"\n{setting.precision}, {layout}, batch {batch}, {resolution} px")
+    print(f"losses of the first two steps differ by up to {max(differences):.1e} (relative)")
+    for _ in range(2):
+        work = draw.work()
+        theirs(work), ours(work)
+    times: dict[str, list[float]] = {"ofa": [], "onceforall": []}
+    memory: dict[str, int] = {}
+    for i in range(steps):
+        work = draw.work()
+        order = [("ofa", theirs), ("onceforall", ours)]
+        for name, step in order[:: 1 if i % 2 else -1]:
+            if setting.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+            times[name].append(seconds(step, work, setting.device))
+            if setting.device.type == "cuda":
+                added = torch.cuda.max_memory_allocated() - before
+                memory[name] = max(memory.get(name, 0), added)
+    for name, taken in times.items():
+        peak = f"  peak {memory[name] / 2**20:.0f} MiB above its weights" if memory else ""
+        print(f"{name:>12}  {quartiles(taken)} s/step{peak}")
+    ratios = [a / b for a, b in zip(*times.values(), strict=True)]
+    print(f"{'ratio':>12}  {quartiles(ratios)}")
+
+
+def profiled(setting: Setting, batch: int, resolution: int) -> None:
+    """Prints where the time of three steps goes, by operator, on both sides."""
+    there, here = pair(0)
+    sides = {"ofa": their_step(there, setting), "onceforall": our_step(here, setting)}
+    for name, step in sides.items():
+        draw = Draw(batch, resolution, setting.device)
+        step(draw.work())
+        kinds = [ProfilerActivity.CPU]
+        if setting.device.type == "cuda":
+            kinds.append(ProfilerActivity.CUDA)
+        with profile(activities=kinds) as found:
+            for _ in range(3):
+                step(draw.work())
+        own = (
+            f"self_{setting.device.type}_time_total"
+            if len(kinds) == 1
+            else "self_device_time_total"
+        )
+        print(f"\n{name}")
+        rows = sorted(found.key_averages(), key=lambda row: -getattr(row, own))
+        total = sum(getattr(row, own) for row in rows)
+        for row in rows[:12]:
+            taken = getattr(row, own)
+            print(
+                f"  {row.key[:52]:52} {taken / 3e3:9.1f} ms {taken / total:6.1%} {row.count // 3:6}"
+            )
+        print(f"  {'all':52} {total / 3e3:9.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--resolution", type=int, default=128, help="pixels")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    layout = argparse.BooleanOptionalAction
+    parser.add_argument("--channels-last", action=layout, default=True)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true", help="where the time goes, by operator")
+    parser.add_argument("--grid", action="store_true", help="every precision and layout")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    device = torch.device(given.device)
+    machine = torch.cuda.get_device_name() if given.device == "cuda" else _processor()
+    print(
+        f"{machine}, {given.threads} threads, Python {platform.python_version()},"
+        f" torch {torch.__version__}, ofa {version('ofa')}"
+    )
+    settings = [Setting(device, given.precision, given.channels_last)]
+    if given.grid:
+        wanted = itertools.product(("bf16", "fp16", "tf32"), (True, False))
+        settings = [Setting(device, *each) for each in wanted]
+    for setting in settings:
+        if given.profile:
+            profiled(setting, given.batch, given.resolution)
+        else:
+            compare(setting, given.batch, given.resolution, given.steps)
+        sys.stdout.flush()
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
