@@ -489,9 +489,9 @@ finetune G/network.safetensors --data nowhere       | 'nowhere' is neither a fol
 finetune G/network.safetensors --data G/one         | one class only
 finetune G/network.safetensors --data digits --weights G/none.pth | none.pth: no such
 finetune G/network.safetensors --data digits --weights G/half.pth | half.pth
-finetune mbv3_mini:largest --data digits --weights G/network.safetensors | network.safetensors: holds
+finetune mbv3_mini:largest --data digits --weights G/network.safetensors | tensors: holds
 finetune G/network.safetensors --data digits --weights G/unfinished | supernet.safetensors: no such
-finetune G/network.safetensors --data digits data.channels=3 | data.channels: 3, and mbv3_mini takes 1
+finetune G/network.safetensors --data digits data.channels=3 | channels: 3, and mbv3_mini
 finetune mbv3_mini:smallest --data cifar10 --weights G/network.safetensors | CIFAR-10 is not in
 finetune G/network.safetensors --data digits data.name=x | of fine-tuning --data says this
 finetune G/network.safetensors --data digits family=x | of fine-tuning NET says this

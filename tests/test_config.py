@@ -1,5 +1,6 @@
 """Settings: what is refused, and in which words."""
 
+import dataclasses
 import subprocess
 import sys
 import typing
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from onceforall.data import Source
 from onceforall.errors import InputError
@@ -41,7 +43,7 @@ def test_values_and_changes(tmp_path: Path) -> None:
     assert settings.weight_decay == 3e-5
     assert settings.phases[1].steps == 7
     assert settings.seed == 3
-    assert load_settings(path).phases[1].share(640, 32).steps == 10
+    assert load_settings(path).phases[1].plan(640, 32).steps == 10
     assert load_settings(path, ["data.root=/images"]).data.root == "/images"
 
 
@@ -74,7 +76,7 @@ def test_values_and_changes(tmp_path: Path) -> None:
             "not with steps or",
         ),
         ("seed=2026-99-99", "not YAML"),
-        ("precision=fp8", "precision: 'fp8'; there are fp32, bf16"),
+        ("precision=fp8", "precision: 'fp8'; there are fp32, tf32, bf16, fp16"),
         ("resolutions=28", "resolutions: 28 is not a list or null"),
         ("nonsense", "'nonsense' is not of the form key=value"),
         ("seed={", "not YAML"),
@@ -138,11 +140,11 @@ def test_epochs_of_warm_up_come_before_the_others() -> None:
     """320 images in batches of 32 are 10 steps an epoch: 20 + 40, and half of each with two
     batches a step."""
     phase = PhaseSettings("a", 0.1, epochs=4, warmup_epochs=2)
-    share = phase.share(320, 32)
+    share = phase.plan(320, 32)
     assert (share.steps, share.warmup) == (60, 20)
-    share = replace(phase, archs=2, own_images=True).share(320, 32)
+    share = replace(phase, archs=2, own_images=True).plan(320, 32)
     assert (share.steps, share.warmup) == (30, 10)
-    share = PhaseSettings("a", 0.1, epochs=4, warmup=0.25).share(320, 32)
+    share = PhaseSettings("a", 0.1, epochs=4, warmup=0.25).plan(320, 32)
     assert (share.steps, share.warmup) == (40, 10)
 
 
@@ -163,7 +165,7 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
 def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     phase = load_settings(path, ["phases.1.open={heads: 2, mlp: 3}"]).phases[1]
-    assert phase.share(640, 32).open == {"heads": 2, "mlp": 3}
+    assert phase.plan(640, 32).open == {"heads": 2, "mlp": 3}
     for change, message in (
         ("phases.1.open={heads: 0}", r"phases\[1\]: open: heads: 0 is not above 0"),
         ("phases.1.open={heads: many}", "open: heads: 'many' is not a whole number"),
@@ -176,3 +178,31 @@ def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
 def test_missing_file_lists_the_recipes() -> None:
     with pytest.raises(InputError, match=r"nowhere.yaml: no such file; recipes here: .*small"):
         load_settings("nowhere.yaml")
+
+
+def test_the_page_says_every_setting_and_its_default() -> None:
+    """docs/training.md against the dataclasses."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text()
+    parts = page.split("\n### ")[1:]
+    assert len(parts) == 3
+    for part, kind in zip(parts, (Settings, PhaseSettings, Source), strict=True):
+        rows = [row.split(" | ") for row in part.splitlines() if row.startswith("| `")]
+        said = {row[0].strip("| `"): row[1].strip("`") for row in rows}
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        assert list(said) == sorted(said, key=list(fields).index)
+        assert said.keys() == fields.keys()
+        for name, text in said.items():
+            default = fields[name].default
+            if fields[name].default_factory is not dataclasses.MISSING:
+                default = fields[name].default_factory()
+            if default is dataclasses.MISSING:
+                assert text == "needed", name
+                continue
+            found = yaml.safe_load(text)
+            if isinstance(default, float):
+                assert float(found) == default, name
+            elif isinstance(default, Source):
+                assert found == default.name
+            else:
+                assert (tuple(found) if isinstance(found, list) else found) == default, name
+        assert all(len(row) >= 3 and len(row[2]) > 5 for row in rows)
