@@ -60,7 +60,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def test_it_learns_and_leaves_a_network_and_its_scores(tmp_path: Path, digits: Data) -> None:
     given = small()
     before = {n: t.clone() for n, t in given.network.state_dict().items()}
-    done = finetune(tmp_path / "run", given, digits, settings("phases.1.epochs=20"))
+    done = finetune(tmp_path / "run", given, digits, settings("phases.1.epochs=12"))
     assert all(torch.equal(t, before[n]) for n, t in given.network.state_dict().items())
     network, arch, facts = load_network(done.path)
     assert arch == given.arch

@@ -7,7 +7,7 @@ import pytest
 
 from onceforall import data, families, training
 from onceforall.data import Data, Source
-from onceforall.training import load_settings, recipes, settings_from_dict
+from onceforall.training import load_settings, recipes
 from onceforall.training.curricula import curriculum
 
 OTHERWISE = ("finetune", "paper", "photos")  # of one network, or of photos
@@ -22,9 +22,8 @@ def few() -> Data:
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_recipe_is_sound(name: str) -> None:
+def test_a_recipe_says_its_purpose_and_trains_all_networks(name: str) -> None:
     settings = load_settings(name)
-    assert settings_from_dict(settings.to_dict(), name) == settings
     text = (training.settings.RECIPES / f"{name}.yaml").read_text()
     assert text.startswith("# ")  # says what it is for
     if name == "finetune":

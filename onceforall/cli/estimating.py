@@ -84,7 +84,8 @@ def _device(group: Group) -> str:
 
     if group.device.type == "cuda":
         return torch.cuda.get_device_name(group.device)
-    return f"this machine's CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _about(
