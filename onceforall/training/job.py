@@ -378,7 +378,7 @@ class Job:
         self.group.wait()
 
     def _save_result(self, path: Path) -> None:
-        facts = {"data": self.data.facts(), "training": self.settings.to_dict()}
+        facts: dict[str, Any] = {"data": self.data.facts(), "training": self.settings.to_dict()}
         student = self.student
         with self.state.averaged():
             if isinstance(student, Alone):
