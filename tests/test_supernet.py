@@ -16,7 +16,7 @@ from onceforall.space import Space, Stage
 from onceforall.supernet import SuperNet
 from onceforall.supernet.sorting import importance_order
 from onceforall.testing import check_family, check_lending
-from onceforall.training import Share, curriculum
+from onceforall.training import PhasePlan, curriculum
 
 
 def perturbed(supernet: SuperNet) -> SuperNet:
@@ -135,8 +135,8 @@ def test_bands_of_every_stage_are_kept_by_later_sorts() -> None:
     """Through both expand phases of progressive shrinking: the first sort mixes all channels, the
     second keeps those of the two ratios in use by then within their bands."""
     supernet = SuperNet(small_resnet(), torch.Generator().manual_seed(2))
-    shares = [Share("a", 1, 0.1), Share("b", 1, 0.1, expand=2), Share("c", 1, 0.1, expand=3)]
-    _, first, second = curriculum(supernet.space, shares).phases
+    plans = [PhasePlan(name, 1, 0.1, expand=n) for n, name in enumerate("abc", 1)]
+    _, first, second = curriculum(supernet.space, plans).phases
     for seed, phase, bands in ((3, first, 1), (4, second, 2)):
         init_weights(supernet.network, torch.Generator().manual_seed(seed))  # as if trained
         tags = tag(supernet)
