@@ -296,7 +296,7 @@ def test_under_torchrun(tmp_path: Path, photos: Path) -> None:
         "--json",
     ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launch += ["--master-port", "29577"]
+    launch += ["--standalone"]
     done = subprocess.run(
         [*launch, *words], capture_output=True, text=True, check=False, timeout=250
     )
