@@ -14,6 +14,7 @@ from onceforall.data import SMALL, Data
 from onceforall.errors import InputError, choices
 from onceforall.training.settings import Settings
 
+FROM = "photos-from"  # the recipe for photos where training starts from a trained network
 ANY = "any"  # the recipe for families that are given by `build` alone
 AUTO = "auto"  # the recipe that is chosen by the data
 LEAST = 28  # pixels: smaller images are enlarged to this
@@ -21,12 +22,14 @@ SHARES = {"small": (6, 7), "photos": (4, 5, 6, 7)}  # sevenths of the images' si
 
 
 def recipe_for(size: int, changes: Sequence[str] = ()) -> str:
-    """The recipe for images of a size, pixels; ANY where changes name a family of any choices."""
+    """The recipe for images of a size, pixels; ANY where changes name a family of any choices, and
+    for photos FROM where they name weights."""
     for change in changes:
         key, _, name = change.partition("=")
         if key == "family" and not isinstance(families.get(name), families.Planned):
             return ANY
-    return "small" if size <= SMALL else "photos"
+    started = any(change.startswith("weights=") for change in changes)
+    return "small" if size <= SMALL else FROM if started else "photos"
 
 
 def family_of(settings: Settings, data: Data) -> families.Family:

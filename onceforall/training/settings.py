@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from onceforall import plugins
 from onceforall.data import BALANCES, HOLDS, Source
 from onceforall.errors import InputError, choices
 from onceforall.files import read_text
@@ -198,6 +199,8 @@ class Settings:
     # whether metrics are written for TensorBoard, too
 
     def __post_init__(self) -> None:
+        if plugins.is_file(self.task):  # found again from any folder
+            object.__setattr__(self, "task", str(Path(self.task).absolute()))
         if not self.phases:
             raise InputError("phases: none given")
         _check("batch_size", self.batch_size, least=2, most=LARGEST)  # batch norm needs 2

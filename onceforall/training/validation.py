@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onceforall.data import Data, in_order
+from onceforall.errors import InputError
 from onceforall.space import Arch, Space
-from onceforall.supernet import calibrate, placing, unlabelled_batches
+from onceforall.supernet import calibrate, evaluate, placing, unlabelled_batches
 from onceforall.supernet.tasks import Metric
 from onceforall.training.ranks import Group
 from onceforall.training.seeds import seed_of
@@ -61,9 +61,8 @@ def score(network: nn.Module, resolution: int, data: Data, metric: Metric, group
     calibrated(network, resolution, data)
     n = min(IMAGES, len(data.validation))
     mine = range(group.rank, n, group.size) if n >= group.size else range(n)
-    sums: list[Tensor] = []
-    with torch.inference_mode():
-        for images, targets in data.validation.stream(in_order(mine, BATCH, resolution)):
-            sums.append(metric.sums(network(place(images)), targets))
-        total = group.sum(torch.stack(sums).sum(0))
-    return metric.values(total.cpu())[metric.name]
+    images = data.validation.stream(in_order(mine, BATCH, resolution))
+    found = evaluate(network, ((place(x), y) for x, y in images), metric)
+    if found.sums is None:
+        raise InputError("validation: none of its images can be read")
+    return metric.values(group.sum(found.sums).cpu())[metric.name]
