@@ -10,7 +10,7 @@ from onceforall.data import Data, Source
 from onceforall.training import load_settings, recipes
 from onceforall.training.curricula import curriculum
 
-OTHERWISE = ("finetune", "paper", "photos")  # of one network, or of photos
+OTHERWISE = ("finetune", "paper", "photos", "photos-from")  # of one network, or of photos
 
 
 @pytest.fixture(scope="module")
