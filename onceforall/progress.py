@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A bar of `total` steps; `advance` moves it, `note` is shown beside it."""
+    """A bar of `total` steps; `advance` moves it, `note` is shown on the line below it."""
 
     def __init__(self, update: object, task: object) -> None:
         self._update, self._task = update, task
@@ -35,7 +35,7 @@ def bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
     if not sys.stderr.isatty():
         yield Bar(None, None)
         return
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -44,6 +44,14 @@ def bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Noted(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            for task in self.tasks:
+                if task.fields["note"]:
+                    yield Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
     columns = (
         TextColumn("{task.description}"),
@@ -52,9 +60,8 @@ def bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Noted(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")
         yield Bar(progress.update, task)
 

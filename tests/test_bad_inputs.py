@@ -442,6 +442,75 @@ train G/tiny.yaml --out G/taken                     | taken
 train G/tiny.yaml --out G/folder/x --resume         | folder/x
 train G/tiny.yaml --out G/run                       | run
 train G/tiny.yaml batch_size=8 --out G/run --resume | run
+train G/tiny.yaml task=guessing                     | task: 'guessing' is not known
+train G/tiny.yaml accumulate=0                      | accumulate: 0
+train G/tiny.yaml accumulate=9                      | batch_size: 16 cannot be divided
+train G/tiny.yaml recompute=perhaps                 | recompute: 'perhaps'
+train G/tiny.yaml optimizer=lion                    | optimizer: 'lion'; there are sgd, adamw
+train G/tiny.yaml lr_per=0                          | lr_per: 0
+train G/tiny.yaml betas=[0.9]                       | betas: [0.9] are not two numbers
+train G/tiny.yaml betas=[0.9,1.0]                   | betas: 1.0 is not
+train G/tiny.yaml clip=0                            | clip: 0
+train G/tiny.yaml ema=1                             | ema: 1
+train G/tiny.yaml stochastic_depth=1                | stochastic_depth: 1
+train G/tiny.yaml mixup=-1                          | mixup: -1
+train G/tiny.yaml cutmix=nan                        | cutmix
+train G/tiny.yaml sync_batch_norm=2                 | sync_batch_norm: 2 is not true or false
+train G/tiny.yaml checkpoints=0                     | checkpoints: 0
+train G/tiny.yaml validate_steps=0                  | validate_steps: 0
+train G/tiny.yaml validate_archs=-1                 | validate_archs: -1
+train G/tiny.yaml keep=all                          | keep: 'all'; there are last, best
+train G/tiny.yaml tensorboard=yes,please            | tensorboard: 'yes,please'
+train G/tiny.yaml phases.0.labels=0                 | labels: 0 leaves nothing to minimise
+train G/tiny.yaml phases.0.labels=-1                | labels: -1
+train G/tiny.yaml phases.0.divergence=beta          | divergence: 'beta'
+train G/tiny.yaml phases.0.couple=[heads]           | couple: mbv3_mini has no 'heads'
+train G/tiny.yaml phases.0.candidates=0             | candidates: 0
+train G/tiny.yaml phases.0.attend=middle            | attend: 'middle'; there are best, worst
+train G/tiny.yaml phases.0.part=tail                | part: 'tail'; there are all, head
+train G/tiny.yaml phases.0.lr_last=2                | lr_last: 2
+train finetune data.name=digits                     | is for `onceforall finetune NET`
+train G/tiny.yaml --estimate --per-device 1         | --per-device
+train G/tiny.yaml --estimate --images 0             | --images
+train G/tiny.yaml --estimate --bandwidth 0          | --bandwidth: 0 is not above 0
+train G/tiny.yaml --estimate --bandwidth -1         | --bandwidth
+train G/tiny.yaml --estimate --price-per-hour -1    | --price-per-hour
+train G/tiny.yaml --estimate data.name=nowhere      | 'nowhere' is neither a folder nor one of
+train G/tiny.yaml --estimate batch_size=100000      | batch_size: 100000 is more than
+train G/tiny.yaml --price-per-hour 2                | --price-per-hour: 2 goes with --estimate
+train G/tiny.yaml --per-device 4                    | --per-device: 4 goes with --estimate
+train G/tiny.yaml --images 9                        | --images: 9 goes with --estimate
+train G/tiny.yaml --bandwidth 9                     | --bandwidth: 9 goes with --estimate
+finetune                                            | Missing argument 'NET'
+finetune G/network.safetensors                      | Missing option '--data'
+finetune mbv3_mini:smallest --data digits           | has no weights of its own
+finetune G/none.json --data digits                  | 'G/none.json' is no file
+finetune G/network.safetensors --data nowhere       | 'nowhere' is neither a folder nor one of
+finetune G/network.safetensors --data G/one         | one class only
+finetune G/network.safetensors --data digits --weights G/none.pth | none.pth: no such
+finetune G/network.safetensors --data digits --weights G/half.pth | half.pth
+finetune mbv3_mini:largest --data digits --weights G/network.safetensors | tensors: holds
+finetune G/network.safetensors --data digits --weights G/unfinished | supernet.safetensors: no such
+finetune G/network.safetensors --data digits data.channels=3 | channels: 3, and mbv3_mini
+finetune mbv3_mini:smallest --data cifar10 --weights G/network.safetensors | CIFAR-10 is not in
+finetune G/network.safetensors --data digits data.name=x | of fine-tuning --data says this
+finetune G/network.safetensors --data digits family=x | of fine-tuning NET says this
+finetune G/network.safetensors --data digits resolutions=[8] | of fine-tuning --resolution says this
+finetune G/network.safetensors --data digits weights=x | of fine-tuning --weights says this
+finetune G/network.safetensors --data digits colour=red | colour
+finetune G/network.safetensors --data digits --epochs 0 | epochs: 0
+finetune G/network.safetensors --data digits --epochs -1 | epochs: -1
+finetune G/network.safetensors --data digits --epochs nan | epochs
+finetune G/network.safetensors --data digits --epochs many | Invalid value for '--epochs'
+finetune G/network.safetensors --data digits --resolution 4 | resolution: 4 px is too small
+finetune G/network.safetensors --data digits --teacher G/none.safetensors | none.safetensors
+finetune G/network.safetensors --data digits --teacher G/taken | taken
+finetune G/network.safetensors --data digits phases.1.distil=1 | has no teacher
+finetune G/network.safetensors --data digits --out G/taken | taken
+finetune G/network.safetensors --data digits --out G/run | holds a run already
+finetune G/network.safetensors --data digits --out G/run --resume | settings.json
+finetune G/network.safetensors --data digits --out G/folder/x --resume | no run to resume
+finetune G/network.safetensors --data digits batch_size=100000 | batch_size: 100000 is more than
 frobnicate                                          | No such command 'frobnicate'
 --version                                           | No such option
 """

@@ -143,3 +143,21 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
             interop.resolve(str(name))
     with pytest.raises(InputError, match="mbv3_mini:largest has no weights of its own"):
         interop.resolve("mbv3_mini:largest").module()
+
+
+def test_a_checkpoint_is_no_pickle_whatever_its_header_is_long(tmp_path: Path) -> None:
+    """Files of safetensors begin with the length of their header, whose first byte may be that of a
+    pickle."""
+    from onceforall.interop.tensors import is_torch_file
+
+    for length in (0x80, 0x280, 0x2C80):
+        header = b"{" + b" " * (length - 2) + b"}"
+        (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header)
+        assert not is_torch_file(tmp_path / "a")
+    for protocol in (2, 4):
+        torch.save(
+            {"a": 1}, tmp_path / "b", _use_new_zipfile_serialization=False, pickle_protocol=protocol
+        )
+        assert is_torch_file(tmp_path / "b")
+    torch.save({"a": 1}, tmp_path / "c")
+    assert is_torch_file(tmp_path / "c")

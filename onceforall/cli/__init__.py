@@ -38,6 +38,7 @@ from onceforall.cli import (  # noqa: E402
 
 app.command()(specialize.demo)
 app.command()(training.train)
+app.command()(training.finetune)
 app.add_typer(records.records)
 app.add_typer(predictors.fit)
 app.command()(predictors.predict)

@@ -88,7 +88,7 @@ def evaluate(
         raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
     place = supernet.torch_device(on)
     network = resolved(net, resolution, weights)
-    metric = supernet.tasks.get(task or _task_of(network.facts)).metric
+    metric = supernet.tasks.get(task or task_of(network.facts)).metric
     module = network.module().to(place)
     size = network.arch.resolution
     normalisation = _normalisation(mean, std, network.data)
@@ -126,7 +126,7 @@ def evaluate(
     )
 
 
-def _task_of(facts: Mapping[str, Any]) -> str:
+def task_of(facts: Mapping[str, Any]) -> str:
     """The task that a checkpoint of ours names; the usual one of other files."""
     from onceforall.supernet import tasks
 

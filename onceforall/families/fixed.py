@@ -7,7 +7,7 @@ built, counted, saved and read back like any other. Its space has one stage a bl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,22 @@ class Fixed(Planned):
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = self.momentum
         return network
+
+    def with_classes(self, classes: int) -> Fixed:
+        """The same layers, the last one with other outputs.
+
+        Raises:
+            InputError: the last one is not linear.
+        """
+        name, last = self.layers[-1]
+        if last.make is not nn.Linear:
+            raise InputError(
+                f"layer {name}: a {last.make.__name__}, whose classes cannot be changed"
+            )
+        other = Layer(
+            last.make, tuple(sorted({**dict(last.settings), "out_features": classes}.items()))
+        )
+        return replace(self, layers=(*self.layers[:-1], (name, other)), classes=classes)
 
     def settings(self) -> dict[str, Any]:
         layers = [[name, at.make.__name__, dict(at.settings)] for name, at in self.layers]

@@ -30,13 +30,14 @@ ORDINARY = {
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether the file looks like one of `torch.save`: an archive, or an old plain pickle."""
+    """Whether the file looks like one of `torch.save`: an archive, or an old plain pickle. One of
+    safetensors may begin with the same byte, by the length of its header; the header follows."""
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError:
         return False
-    return start.startswith(b"PK") or start[:1] == b"\x80"
+    return start.startswith(b"PK") or (start[:1] == b"\x80" and start[4:] != b"\0\0\0\0{")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,10 @@
-"""What a person asks for: the demo, records of a run, a network specialised for a budget."""
+"""What a person asks for: the demo, records of a run, a network specialised for a budget,
+or trained further."""
 
 from onceforall.pipeline.delivering import Card
 from onceforall.pipeline.demonstration import demo
 from onceforall.pipeline.evidence import Evidence, gather_evidence
+from onceforall.pipeline.finetuning import Finetuned, finetune, with_epochs
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run, open_run
 from onceforall.pipeline.specializing import specialize
@@ -10,11 +12,14 @@ from onceforall.pipeline.specializing import specialize
 __all__ = [
     "Card",
     "Evidence",
+    "Finetuned",
     "Limits",
     "Run",
     "demo",
+    "finetune",
     "gather_evidence",
     "open_run",
     "refuse_impossible",
     "specialize",
+    "with_epochs",
 ]

@@ -10,9 +10,10 @@ from onceforall.errors import InputError, choices
 from onceforall.progress import say
 
 
-def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load(network: nn.Module, weights: Mapping[str, Tensor], *, head: bool = True) -> None:
     """Puts a state dict into a network, which then computes what the network it is from computes.
-    A classifier of another number of classes stays as it is, which is said.
+    A classifier of another number of classes stays as it is, which is said; so does any where
+    `head` is false: of as many classes, but others.
 
     Raises:
         InputError: names the first tensor that is missing, too many, or of another shape.
@@ -29,7 +30,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"weights: {extra[0]} {tuple(weights[extra[0]].shape)} is not in the largest network;"
             f" it has {choices(list(own)[:5])}, ..."
         )
-    other = replaced(network, weights)
+    other = replaced(network, weights) if head else _head(network)
     kept = _classifier(network, other, weights)
     for name in other:
         if name not in kept:
@@ -40,7 +41,8 @@ def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     network.load_state_dict({**weights, **{name: own[name] for name in kept}})
     if kept:
         before, now = len(weights[kept[0]]), len(own[kept[0]])
-        say(f"{choices(kept)}: of {before} classes; replaced by a fresh one for {now}")
+        others = "other " if before == now else ""
+        say(f"{choices(kept)}: of {before} {others}classes; replaced by a fresh one for {now}")
 
 
 def replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
@@ -50,12 +52,15 @@ def replaced(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 
 def _classifier(network: nn.Module, other: list[str], weights: Mapping[str, Tensor]) -> list[str]:
     """The parameters of the last layer, if they are all that differ, and only in its outputs."""
+    own, head = network.state_dict(), _head(network)
+    same = all(name in head and weights[name].shape[1:] == own[name].shape[1:] for name in other)
+    return other if same else []
+
+
+def _head(network: nn.Module) -> list[str]:
+    """The parameters of the last layer."""
     layers = [
         (path, m) for path, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
     ]
     path, last = layers[-1]
-    of_last = {f"{path}.{name}": tensor for name, tensor in last.named_parameters()}
-    same = all(
-        name in of_last and weights[name].shape[1:] == of_last[name].shape[1:] for name in other
-    )
-    return other if same else []
+    return [f"{path}.{name}" for name, _ in last.named_parameters()]

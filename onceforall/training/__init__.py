@@ -1,5 +1,6 @@
 """Training: the loop, what it minimises, which archs a step trains, and its settings."""
 
+from onceforall.training.alone import Alone, Static
 from onceforall.training.curricula import Curriculum, Phase, PhasePlan, curriculum
 from onceforall.training.loop import Outcome, train
 from onceforall.training.ranks import Group
@@ -13,6 +14,7 @@ from onceforall.training.settings import (
 )
 
 __all__ = [
+    "Alone",
     "Curriculum",
     "Group",
     "Outcome",
@@ -20,6 +22,7 @@ __all__ = [
     "PhaseSettings",
     "Settings",
     "PhasePlan",
+    "Static",
     "curriculum",
     "load_settings",
     "recipes",

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from onceforall.families import Family
 from onceforall.space import Arch, Space
-from onceforall.supernet import save_network
+
+
+class Static(NamedTuple):
+    """A network, and what it is."""
+
+    network: nn.Module
+    family: Family
+    arch: Arch
 
 
 class Alone(nn.Module):
-    """A network of a family that is trained by itself: its space is one arch."""
+    """A network of a family that is trained by itself: its space is one arch.
 
-    def __init__(self, network: nn.Module, family: Family, arch: Arch) -> None:
+    Attributes:
+        taught_by: another network, whose outputs it is to match; None: no teacher.
+    """
+
+    def __init__(
+        self, network: nn.Module, family: Family, arch: Arch, taught_by: Static | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.family, self.arch = network, family, arch
-        self.space: Space = family.space.restrict(**{n: (v,) for n, v in arch.values})
+        self.network, self.family, self.arch, self.taught_by = network, family, arch, taught_by
+        space = family.space.at((arch.resolution,)) if family.space.scaled else family.space
+        self.space: Space = space.restrict(**{n: (v,) for n, v in arch.values})
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """(N, C, H, W) -> outputs."""
@@ -40,6 +52,3 @@ class Alone(nn.Module):
 
     def sort_channels(self, **formed: int) -> None:
         """It has no smaller networks."""
-
-    def save(self, path: Path, facts: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        save_network(path, self.network, self.family, self.arch, facts, overwrite=overwrite)

@@ -6,7 +6,7 @@ batches it would have had. Knows images and a curriculum, no networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class Feed:
         self.images, self.curriculum, self.batch = images, curriculum, batch
         self.seed, self.group, self.balance, self.mix = seed, group, balance, mix
 
-    def batches(self, step: int) -> Iterator[Batch]:
+    def batches(self, step: int) -> Generator[Batch, None, None]:
         """One for each step from this one on, where the group's device wants them."""
         for images, targets in self.images.stream(self.requests(step)):
             images, targets = self._placed(images), self._placed(targets)

@@ -4,10 +4,10 @@ settings.json             the settings it was started with
 data.json                 what its images were: by part and class their number and a digest
 metrics.jsonl             a line every few steps, and one for each look at validation images
 checkpoints/              step-N.safetensors, the latest few, to resume from, and
-                          phase-NAME.safetensors, the supernet at the end of each phase
+                          phase-NAME.safetensors, the weights at the end of each phase
 teacher.safetensors       the trained largest network, which teaches the others
 best.safetensors          the best network so far, where it is asked for
-supernet.safetensors      the result
+supernet.safetensors      the result; of fine-tuning network.safetensors
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SETTINGS = "settings.json"  # names in a run's folder
 TEACHER = "teacher.safetensors"
 BEST = "best.safetensors"
 SUPERNET = "supernet.safetensors"
+NETWORK = "network.safetensors"
 _LOCK = ".lock"
 
 # What may change when a run is resumed: the result does not depend on it.

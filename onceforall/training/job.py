@@ -34,7 +34,7 @@ from onceforall.training.alone import Alone
 from onceforall.training.curricula import Curriculum, Phase, curriculum
 from onceforall.training.dropping import dropping
 from onceforall.training.feed import Feed, mixed
-from onceforall.training.logs import Log, Reading, memory_bytes
+from onceforall.training.logs import Log, Reading, memory_bytes, need_board
 from onceforall.training.objectives import Objective, at_resolution
 from onceforall.training.optimizers import optimizer_of
 from onceforall.training.ranks import GradientMeans, Group
@@ -69,7 +69,12 @@ class Job:
         self.seed("build")  # for layers that draw their weights themselves
         generator = torch.Generator().manual_seed(settings.seed)
         self.student: SuperNet | Alone = alone or SuperNet(self.family, generator)
+        self.result = run / (folder.SUPERNET if alone is None else folder.NETWORK)
         self.teacher: nn.Module | None = None
+        if alone is not None:
+            self._take_teacher(alone)
+        if settings.tensorboard:
+            need_board()
         if settings.weights is not None and alone is None and not checkpoints.found(run):
             self._start_from(Path(settings.weights))
         self.student.to(group.device)
@@ -79,12 +84,13 @@ class Job:
         mix = None
         if settings.mixup or settings.cutmix:
             mix = partial(mixed, len(data.classes), settings.mixup, settings.cutmix)
-        self._mix = mix
+        self.mix = mix
         self.objective = Objective(self.task, settings.label_smoothing, self._autocast, group.mean)
         self.state = State(self.student, optimizer_of(self.student, settings), settings.ema)
         if settings.precision == "fp16":
             self.state.scaler = torch.amp.GradScaler(group.device.type)
         self.means = GradientMeans([], Group())
+        self.latest: list[float] = []  # what the last look at validation images found
         self.log = Log(run)
 
     def _curriculum(self) -> Curriculum:
@@ -133,6 +139,20 @@ class Job:
                 " must be 0"
             )
 
+    def _take_teacher(self, alone: Alone) -> None:
+        """Raises InputError where a network is to match a teacher and has none."""
+        if alone.taught_by is not None:
+            self.teacher = self._frozen(alone.taught_by.network)
+        elif taught := [p.name for p in self.settings.phases if p.distil]:
+            raise InputError(f"phase {taught[0]}: distil: a network by itself has no teacher")
+
+    @property
+    def taught_by(self) -> tuple[Family, Arch]:
+        """What the teacher is."""
+        if isinstance(self.student, Alone) and self.student.taught_by is not None:
+            return self.student.taught_by.family, self.student.taught_by.arch
+        return self.family, self.family.space.largest()
+
     # --- what a step asks for
 
     def seed(self, purpose: str, *numbers: int) -> None:
@@ -155,13 +175,13 @@ class Job:
 
     def teach(self) -> Teacher | None:
         """The teacher's outputs as a function of images, if there is one."""
-        network, largest = self.teacher, self.family.space.largest()
+        network, (family, arch) = self.teacher, self.taught_by
         if network is None:
             return None
 
         def teach(images: Tensor) -> Tensor:
-            if not isinstance(self.family, Planned):  # such networks may run at their size alone
-                images = at_resolution(images, largest)
+            if not isinstance(family, Planned):  # such networks may run at their size alone
+                images = at_resolution(images, arch)
             with self._norms():
                 found: Tensor = network(images)
             return found
@@ -192,12 +212,16 @@ class Job:
     def begin(self, phase: Phase) -> None:
         """A phase's first step is next."""
         if phase.taught_by_teacher and self.teacher is None:
-            self.teacher = self._frozen(self.student.extract(self.family.space.largest()))
+            self.make_teacher()
             self.save_teacher()
         if phase.sort_channels is not None:
             self.student.sort_channels(**phase.sort_channels)
         self.enter(phase)
         self.state.begin(optimizer_of(self.student, self.settings))
+
+    def make_teacher(self) -> None:
+        """The largest network, as it is now, teaches from now on."""
+        self.teacher = self._frozen(self.student.extract(self.family.space.largest()))
 
     def enter(self, phase: Phase) -> None:
         """A phase begins, or goes on after a stop: only what it trains gets gradients."""
@@ -210,7 +234,7 @@ class Job:
     def end(self, phase: Phase) -> None:
         """Looks at validation images, and keeps the weights of a phase that has come to its end."""
         self.look(phase, ended=True)
-        if self.group.first and not isinstance(self.student, Alone):
+        if self.group.first:
             number = self.curriculum.phases.index(phase)
             name = "".join(c if c.isalnum() or c in "-_" else "-" for c in phase.name)
             path = self.folder / checkpoints.FOLDER / f"phase-{number}-{name}.safetensors"
@@ -224,6 +248,9 @@ class Job:
             found = validation.validate(
                 self.student, phase.space, n, settings.seed, self.data, metric, self.group
             )
+        if isinstance(self.student, Alone):
+            found = {f"{metric.name}_validation": value for value in found.values()}
+        self.latest = list(found.values())
         mean = sum(found.values()) / len(found)
         best = self.state.facts.get("best")
         last = phase is self.curriculum.phases[-1]
@@ -237,9 +264,11 @@ class Job:
         line: dict[str, Any] = {"step": step, "phase": phase.name}
         line |= {"ended": True} if ended else {}
         self.log.write({**line, **{name: round(value, 3) for name, value in found.items()}})
+        names = (name.removeprefix(f"{metric.name}_").replace("_", " ") for name in found)
+        alone = isinstance(self.student, Alone)
         shown = ", ".join(
-            f"{value:.1f}{metric.unit} {name.removeprefix(f'{metric.name}_').replace('_', ' ')}"
-            for name, value in found.items()
+            f"{value:.1f}{metric.unit}" + ("" if alone else f" {name}")
+            for name, value in zip(names, found.values(), strict=True)
         )
         at = f"{phase.name}: step {step} of {self.curriculum.steps}"
         say(f"{at}, validation {metric.label} {shown}")
@@ -294,9 +323,11 @@ class Job:
             raise InputError(f"{path}: is missing, and the run's other networks learn from it")
         self._check_best()
         self.feed = self._feed()
-        self.log = Log(self.folder, self.settings.tensorboard and self.group.first)
+        self.log = Log(self.folder)
         if self.group.first:
             self.log.cut(self.state.step)
+            if self.settings.tensorboard:
+                self.log.show_on_board(self.state.step)
 
     def _check_best(self) -> None:
         """The best weights are what the run ends with."""
@@ -324,12 +355,15 @@ class Job:
             settings.seed,
             self.group,
             settings.data.balance,
-            self._mix,
+            self.mix,
         )
 
     def _check_checkpoint(self, path: Path, facts: dict[str, Any]) -> None:
         if facts.get("family") != self.family.name:
             raise InputError(f"{path}: of family {facts.get('family')}")
+        own = str(self.student.arch) if isinstance(self.student, Alone) else None
+        if facts.get("arch") != own:
+            raise InputError(f"{path}: of {facts.get('arch') or 'a supernet'}, not of {own}")
         size = self.group.size
         processes = facts.get("processes", size)  # the first version did not say
         ended = facts["step"] >= self.curriculum.steps
@@ -344,11 +378,13 @@ class Job:
         """A checkpoint to resume from, unless there are weights beyond all numbers by now."""
         if self.group.first and all(p.isfinite().all() for p in self.student.parameters()):
             facts = {"family": self.family.name, "processes": self.group.size}
+            if isinstance(self.student, Alone):
+                facts["arch"] = str(self.student.arch)
             checkpoints.save(self.folder, self.state, facts, self.settings.checkpoints)
 
     def has_result(self) -> bool:
         """Whether the result is there, whole."""
-        path = self.folder / folder.SUPERNET
+        path = self.result
         try:
             return bool(checkpoint.load(path, checkpoint.describe(path)["kind"]))
         except InputError:
@@ -356,7 +392,7 @@ class Job:
 
     def finish(self) -> None:
         """Writes the result."""
-        path, best = self.folder / folder.SUPERNET, self.folder / folder.BEST
+        path, best = self.result, self.folder / folder.BEST
         if self.group.first:
             checkpoints.prune(self.folder, self.state.step, self.settings.checkpoints)
             if self.settings.keep == "best" and best.exists():
@@ -368,19 +404,23 @@ class Job:
         self.group.wait()
 
     def _save_result(self, path: Path) -> None:
-        facts = {"data": self.data.facts(), "training": self.settings.to_dict()}
+        facts: dict[str, Any] = {"data": self.data.facts(), "training": self.settings.to_dict()}
+        student = self.student
         with guards.written(path, checkpoints.kept(self.folder)), self.state.averaged():
-            if isinstance(self.student, Alone):
-                self.student.save(path, facts, overwrite=True)
+            if isinstance(student, Alone):
+                network = student.extract(student.arch)
+                validation.calibrated(network, student.arch.resolution, self.data)
+                facts["task"] = self.task.name
+                save_network(path, network, self.family, student.arch, facts, overwrite=True)
             else:
-                save_supernet(path, self.student, facts, overwrite=True)
+                save_supernet(path, student, facts, overwrite=True)
 
     def save_teacher(self) -> None:
         self.state.facts["taught"] = True
         if self.group.first and self.teacher is not None:
-            path, largest = self.folder / folder.TEACHER, self.family.space.largest()
+            path, (family, arch) = self.folder / folder.TEACHER, self.taught_by
             with guards.written(path, checkpoints.kept(self.folder)):
-                save_network(path, self.teacher, self.family, largest, {}, overwrite=True)
+                save_network(path, self.teacher, family, arch, {}, overwrite=True)
 
     def _frozen(self, network: nn.Module) -> nn.Module:
         """A teacher: it normalises by the batch, as the networks it teaches do, and drops nothing

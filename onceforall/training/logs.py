@@ -23,6 +23,7 @@ from onceforall.supernet.tasks import Metric
 from onceforall.training import guards
 
 METRICS = "metrics.jsonl"  # in a run's folder
+BOARD = "tensorboard"  # likewise
 KEPT = 0.95  # of a running mean, from step to step
 
 
@@ -84,11 +85,15 @@ class Meter:
 class Log:
     """The file of metrics, and what else shows them. A full disk costs lines, no run."""
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
         self.latest: dict[str, Any] = {}
         self.failed = False
-        self.board: Any = _board(folder) if tensorboard else None
+        self.board: Any = None
+
+    def show_on_board(self, step: int) -> None:
+        """TensorBoard gets what is written from now on, in place of what it had after this step."""
+        self.board = need_board()(str(self.path.parent / BOARD), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
         self.latest = {**self.latest, **line}
@@ -138,12 +143,17 @@ def _parsed(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _board(folder: Path) -> Any:
+def need_board() -> Any:
+    """What writes for TensorBoard.
+
+    Raises:
+        InputError: it is not installed; says how to.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("tensorboard", "tensorboard", "tensorboard: true") from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
 
 
 def memory_bytes(device: torch.device) -> int:

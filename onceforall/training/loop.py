@@ -33,7 +33,7 @@ from onceforall.training.guards import (
     refuse_divergence,
 )
 from onceforall.training.job import Job
-from onceforall.training.logs import Meter, Reading
+from onceforall.training.logs import Meter, Reading, memory_bytes
 from onceforall.training.optimizers import clipped, gradients_of, step_unless
 from onceforall.training.ranks import Group, restarted
 from onceforall.training.settings import Settings
@@ -74,7 +74,7 @@ def train(
     versions = {"torch": torch.__version__, "onceforall": __version__}
     group.agree({**folder.alike(settings, data), **versions})
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda), _numbers(settings):
+    with torch.random.fork_rng(cuda), numbers(settings):
         group.together(lambda: folder.check(run, settings, data, resume))
         job = group.together(lambda: Job(run, settings, data, group, alone))
         group.together(lambda: folder.make(run, group))
@@ -116,7 +116,7 @@ def steps(job: Job) -> Outcome:
                 state.seconds, since = state.seconds + now - since, now
                 _refuse_divergence(job, phase, reading, ended)
                 job.report(phase, reading)
-                shown.note(_note(job, phase, reading))
+                shown.note(note(job, phase, reading))
             shown.advance()
             if ended:
                 job.end(phase)
@@ -178,16 +178,24 @@ def _refuse_divergence(job: Job, phase: Phase, reading: Reading, ended: bool) ->
     refuse_divergence(phase.name, job.state.step, reading.in_a_row, most, kept)
 
 
-def _note(job: Job, phase: Phase, reading: Reading) -> str:
-    metric = job.task.metric
-    text = (
-        f"{phase.name}  loss {reading.loss:.3f}  {metric.label} {reading.metric:.1f}{metric.unit}"
-    )
-    return f"{text}  {reading.speed * job.group.size:.0f} images/s"
+def note(job: Job, phase: Phase, reading: Reading) -> str:
+    """What is shown below the bar."""
+    metric, device = job.task.metric, job.group.device
+    parts = [
+        phase.name[:12],
+        f"loss {reading.loss:.3f}",
+        f"{metric.label} {reading.metric:.1f}{metric.unit}",
+        f"{reading.speed * job.group.size:,.0f} images/s",
+        f"{memory_bytes(device) / 2**30:.1f} GiB",
+    ]
+    if job.latest:  # of the phase's ends alone, which come first
+        ends = " to ".join(f"{value:.1f}" for value in sorted(job.latest[:2]))
+        parts.insert(3, f"validation {ends}{metric.unit}")
+    return "  ".join(parts)
 
 
 @contextmanager
-def _numbers(settings: Settings) -> Iterator[None]:
+def numbers(settings: Settings) -> Iterator[None]:
     """PyTorch with the settings' number of threads, and matrices in TF32 where they say so."""
     threads = torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()

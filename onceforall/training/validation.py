@@ -50,10 +50,15 @@ def validate(
     }
 
 
+def calibrated(network: nn.Module, resolution: int, data: Data) -> nn.Module:
+    """The network, with statistics of batch norm of its own from now on, in evaluation mode."""
+    return calibrate(network, unlabelled_batches(data.train, resolution, CALIBRATION, network))
+
+
 def score(network: nn.Module, resolution: int, data: Data, metric: Metric, group: Group) -> float:
     """Of a network with its own statistics of batch norm, which it is given here."""
     place = placing(network)
-    calibrate(network, unlabelled_batches(data.train, resolution, CALIBRATION, network))
+    calibrated(network, resolution, data)
     n = min(IMAGES, len(data.validation))
     mine = range(group.rank, n, group.size) if n >= group.size else range(n)
     images = data.validation.stream(in_order(mine, BATCH, resolution))
