@@ -12,6 +12,8 @@ from onceforall.data import Source
 from onceforall.errors import InputError
 from onceforall.supernet import SuperNet, load_supernet
 from onceforall.training import load_settings
+from onceforall.training.fitting import parts_that_fit
+from onceforall.training.job import Job
 from onceforall.training.synchronised import Synchronised
 
 RECIPE = """
@@ -122,3 +124,30 @@ def test_without_processes_a_norm_in_evaluation_is_left_alone() -> None:
                 x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, norm.eps
             ),
         )
+
+
+def test_a_batch_is_run_in_as_few_parts_as_fit() -> None:
+    tried: list[int] = []
+
+    def attempt(images: int) -> None:
+        tried.append(images)
+        if images > most:
+            raise torch.OutOfMemoryError
+
+    for most, parts in ((99, 1), (24, 1), (23, 2), (11, 3), (7, 4), (2, 12)):
+        assert parts_that_fit(attempt, 24) == parts, most
+    assert tried[-1] == 2
+    most = 1
+    with pytest.raises(InputError, match="not even 2 images of the largest network fit"):
+        parts_that_fit(attempt, 24)
+
+
+def test_finding_what_fits_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither gradients nor other weights or statistics, whatever the random state."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    settings = load_settings(str(tmp_path / "recipe.yaml"), ["dropout=0.5"])
+    job = Job(tmp_path / "run", settings, data.load(settings.data), training.Group())
+    before = {name: tensor.clone() for name, tensor in job.student.state_dict().items()}
+    job._attempt(4)
+    assert all(torch.equal(t, before[name]) for name, t in job.student.state_dict().items())
+    assert all(parameter.grad is None for parameter in job.student.parameters())

@@ -34,6 +34,7 @@ from onceforall.training.alone import Alone
 from onceforall.training.curricula import Curriculum, Phase, curriculum
 from onceforall.training.dropping import dropping
 from onceforall.training.feed import Feed, mixed
+from onceforall.training.fitting import parts_that_fit
 from onceforall.training.logs import Log, Reading, memory_bytes, need_board
 from onceforall.training.objectives import Objective, at_resolution
 from onceforall.training.optimizers import optimizer_of
@@ -46,7 +47,7 @@ from onceforall.training.state import MODEL, State
 from onceforall.training.synchronised import Synchronised
 
 # Of the state's own: the best score so far, whether photos are held, whether there is a teacher.
-FACTS = ("best", "held", "taught")
+FACTS = ("accumulate", "best", "held", "taught")
 Teacher = Callable[[Tensor], Tensor]  # (N, C, R, R) images -> outputs
 
 
@@ -104,7 +105,7 @@ class Job:
 
     def _check_sizes(self) -> None:
         batch, size = self.settings.batch_size, self.group.size
-        parts = self.accumulate
+        parts = self.settings.accumulate or 1
         if batch > len(self.data.train):
             raise InputError(f"batch_size: {batch} is more than the {len(self.data.train)} images")
         if batch % (size * parts):
@@ -119,8 +120,29 @@ class Job:
     @property
     def accumulate(self) -> int:
         """Parts that this process's share of a batch is run in."""
-        found: int = self.settings.accumulate or 1
+        found: int = self.settings.accumulate or self.state.facts.get("accumulate", 1)
         return found
+
+    def _fit(self) -> None:
+        """Finds how many parts a GPU's memory asks for, once for a run: with the largest network
+        at the largest resolution, the most that a step keeps at a time."""
+        facts, cuda = self.state.facts, self.group.device.type == "cuda"
+        if self.settings.accumulate is not None or not cuda or "accumulate" in facts:
+            return
+        share = self.settings.batch_size // self.group.size
+        facts["accumulate"] = max(self.group.gather(parts_that_fit(self._attempt, share)))
+        if facts["accumulate"] > 1 and self.group.first:
+            say(f"each batch is run in {facts['accumulate']} parts, as many as the memory asks for")
+
+    def _attempt(self, images: int) -> None:
+        """A backward pass of the largest network on so many images; nothing is left of it."""
+        largest = self.student.space.largest()
+        size = (images, self.family.in_channels, largest.resolution, largest.resolution)
+        self.student.train()
+        with self.objective.autocast():
+            found = self.forward(torch.zeros(size, device=self.group.device), largest)
+        found.float().square().mean().backward()
+        self.student.zero_grad(set_to_none=True)
 
     def _start_from(self, path: Path) -> None:
         """Puts a trained network's weights into the largest network, and makes that network the
@@ -322,6 +344,7 @@ class Job:
         elif self.state.facts.get("taught"):
             raise InputError(f"{path}: is missing, and the run's other networks learn from it")
         self._check_best()
+        self._fit()
         self.feed = self._feed()
         self.log = Log(self.folder)
         if self.group.first:
