@@ -91,7 +91,7 @@ def test_of_candidates_the_best_or_the_worst_on_the_batch_is_trained(
     pick = min if attend == "best" else max
 
     def loss_of(arch: Arch) -> float:
-        return float(F.cross_entropy(supernet(images, arch), labels))
+        return float(F.cross_entropy(supernet(images, arch), labels).detach())
 
     assert [loss.arch for loss in found] == [pick(slot, key=loss_of) for slot in slots]
 
