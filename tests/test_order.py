@@ -1,11 +1,10 @@
-"""The order of an epoch, and weights of classes."""
+"""The order of an epoch."""
 
 import numpy as np
 import pytest
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 
-from onceforall.data import class_weights, epoch_order
+from onceforall.data import epoch_order
 from onceforall.errors import InputError
 
 LABELS = torch.tensor([0] * 50 + [1] * 8 + [2] * 2)
@@ -41,9 +40,3 @@ def test_balance_is_refused_where_it_means_nothing() -> None:
         epoch_order(60, numbers(), "classes", LABELS)
     with pytest.raises(InputError, match="for images with a class each"):
         epoch_order(2, numbers(), "sampling", torch.zeros((2, 4, 4)))
-
-
-def test_weights_are_scikit_learns() -> None:
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS.numpy())
-    assert class_weights(LABELS, 3).tolist() == pytest.approx(expected.tolist())
-    assert class_weights(LABELS, 4).tolist() == pytest.approx([*expected.tolist(), 0])

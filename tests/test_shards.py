@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from onceforall import data
+from onceforall.cli.nets import labelled
 from onceforall.data import FileImages, MemoryImages, Request, Source, in_order, shards
 from onceforall.errors import InputError
 
@@ -242,3 +243,14 @@ def test_damaged_images_are_left_out_and_named(tmp_path: Path) -> None:
     shard.write_bytes(content[:place])  # cut off while training goes on
     ((x, _),) = found.train.stream([Request([row], 70, 1)])
     assert len(x) == 1
+
+
+def test_a_network_is_evaluated_on_a_folder_of_shards(tmp_path: Path) -> None:
+    """As on any data with splits; the images to calibrate on are those for training."""
+    root = some(tmp_path / "shards", n=2, each=30)
+    found = labelled(str(root), "test", 3, None, 0, calibrate=4)
+    whole = data.load(Source(str(root)))
+    assert len(found.images) == len(whole.test)
+    assert found.unlabelled is not None
+    assert len(found.unlabelled) == len(whole.train)
+    assert found.classes == whole.classes

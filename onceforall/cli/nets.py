@@ -91,7 +91,14 @@ def labelled(
     """
     import numpy as np
 
-    from onceforall.data import FileImages, Source, default_normalisation, list_folder, load
+    from onceforall.data import (
+        FileImages,
+        Source,
+        default_normalisation,
+        is_loose,
+        list_folder,
+        load,
+    )
 
     mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
     whole = Source(
@@ -106,7 +113,7 @@ def labelled(
     if calibrate_data is not None and calibrate:
         others = _any_images(replace(whole, name=calibrate_data), channels, normalisation)
     folder = Path(data)
-    if not folder.is_dir() or (folder / "train").is_dir():
+    if not is_loose(folder) or (folder / "train").is_dir():
         parts = ("train", "validation", "test")
         if split not in parts:
             raise InputError(f"--split: {split!r} is not one of {choices(parts)}")
@@ -147,10 +154,10 @@ def _refuse_scored(scored: Images, others: Images | None, name: str | None) -> N
 
 def _any_images(source: Source, channels: int, normalisation: Normalisation | None) -> Images:
     """The training images of a data set, or all images of a folder, in class folders or not."""
-    from onceforall.data import FileImages, default_normalisation, list_images, load
+    from onceforall.data import FileImages, default_normalisation, is_loose, list_images, load
 
     folder = Path(source.name)
-    if not folder.is_dir() or (folder / "train").is_dir():
+    if not is_loose(folder) or (folder / "train").is_dir():
         return load(source).train
     paths = list_images(folder)
     given = normalisation or default_normalisation(channels)

@@ -4,10 +4,10 @@ from onceforall.data.batches import SMALL, Images, Normalisation, Request, in_or
 from onceforall.data.files import FileImages
 from onceforall.data.folders import list_folder, list_images
 from onceforall.data.held import HOLDS, HeldImages
-from onceforall.data.loading import load, names, size_of
+from onceforall.data.loading import is_loose, load, names, size_of
 from onceforall.data.memory import MemoryImages
 from onceforall.data.mixing import mix
-from onceforall.data.order import BALANCES, class_weights, epoch_order
+from onceforall.data.order import BALANCES, epoch_order
 from onceforall.data.sources import (
     CONTENTS,
     Data,
@@ -30,10 +30,10 @@ __all__ = [
     "Request",
     "Source",
     "changes_since",
-    "class_weights",
     "default_normalisation",
     "epoch_order",
     "in_order",
+    "is_loose",
     "list_folder",
     "list_images",
     "load",

@@ -53,6 +53,11 @@ def size_of(source: Source) -> int:
     return short_sides(found.train.paths)[1] if isinstance(found, Split) else load(source).size
 
 
+def is_loose(folder: Path) -> bool:
+    """Whether it is a folder of single image files: neither of .tar files nor of Hugging Face's."""
+    return folder.is_dir() and not hf.is_saved(folder) and not shards.are_meant(str(folder))
+
+
 def _found(source: Source) -> Split | str | None:
     """Images in files, by part; or the name of a data set; None: it is neither."""
     name, root = source.name, Path(source.name)

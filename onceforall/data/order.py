@@ -1,4 +1,4 @@
-"""The order in which a training set is gone through, and the weight of each class.
+"""The order in which a training set is gone through.
 
 Knows labels; draws from the generator that it is given.
 """
@@ -6,7 +6,6 @@ Knows labels; draws from the generator that it is given.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from onceforall.errors import InputError, choices
@@ -51,12 +50,3 @@ def _by_class(labels: Tensor) -> list[np.ndarray]:
 def _some(rows: np.ndarray, wanted: int, numbers: np.random.Generator) -> np.ndarray:
     whole, rest = divmod(wanted, len(rows))
     return np.concatenate([np.tile(rows, whole), numbers.permutation(rows)[:rest]])
-
-
-def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """(classes,) weights of a loss by which each class counts as much as any other: inversely as
-    its images, 1 on average over all images; 0 of a class that has none."""
-    counts = torch.bincount(labels.long().flatten(), minlength=classes).double()
-    there = counts > 0
-    weights = torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 0)
-    return weights.float()
