@@ -1,29 +1,19 @@
 """The commands fit and predict, from records to predictions."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import run
 
 from onceforall import families, records
-from onceforall.cli import app
 from onceforall.errors import InputError
 from onceforall.records import Record
 
 MINI = families.get("mbv3_mini").space
 POPULATION = MINI.sample(np.random.default_rng(0), 60)
 BLOCKS = sum(MINI.values(f"stage{s}.depth", POPULATION) for s in (1, 2, 3)).astype(float)
-
-
-def run(*arguments: object) -> dict:
-    result = CliRunner().invoke(app, [str(a) for a in (*arguments, "--json")])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupting import ctrl_c_at
 from PIL import Image
 
 from onceforall import cli, data, families
@@ -22,8 +21,7 @@ from onceforall.errors import InputError, Stopped
 from onceforall.families.fixed import fixed
 from onceforall.pipeline import finetune, finetuning, with_epochs
 from onceforall.supernet import checkpoint, load_network, save_network, score
-from onceforall.training import Settings, Static, load_settings, loop
-from onceforall.training.job import Job
+from onceforall.training import Settings, Static, load_settings
 
 HEAD = "classifier.weight", "classifier.bias"
 SHORT = ["batch_size=32", "phases.0.epochs=1", "phases.1.epochs=2", "log_steps=4"]
@@ -153,19 +151,8 @@ def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
 
 
 def _stopped(run: Path, given: Static, digits: Data, asked: Settings, step: int) -> None:
-    """Sends Ctrl-C to this process once a step has been taken."""
-    original = loop.train_step
-
-    def stepping(job: Job, *args: Any) -> Any:
-        if job.state.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(job, *args)
-
-    loop.train_step = stepping
-    try:
+    with ctrl_c_at(step):
         finetune(run, given, digits, asked)
-    finally:
-        loop.train_step = original
 
 
 def test_a_teacher(tmp_path: Path, digits: Data) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import run
 from typer.testing import CliRunner
 
 from onceforall import families, interop, predictors
@@ -22,14 +23,6 @@ USUAL = families.get("mbv3_mini")
 GIVEN = {"classes": 7, "in_channels": 2}
 OTHER = families.get("mbv3_mini", **GIVEN)
 ARCH = OTHER.space.restrict(depth=(2,)).largest()
-
-
-def run(*arguments: object) -> dict:
-    result = CliRunner().invoke(app, [str(a) for a in (*arguments, "--json")])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def params(family: Family, arch: Arch) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupting import ctrl_c_at
 from PIL import Image
 from torch import nn
 
@@ -237,19 +238,8 @@ def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
 
 
 def _train_and_stop(run: Path, settings: Settings, digits: Data, step: int) -> None:
-    """Sends Ctrl-C to this process once a step has been taken."""
-    original = loop.train_step
-
-    def stepping(job: Job, *args: Any) -> Any:
-        if job.state.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(job, *args)
-
-    loop.train_step = stepping
-    try:
+    with ctrl_c_at(step):
         training.train(run, settings, digits)
-    finally:
-        loop.train_step = original
 
 
 def test_folders_are_not_overwritten(tmp_path: Path, digits: Data) -> None:
