@@ -1,16 +1,20 @@
 """A static network as a file that other runtimes read; the file is checked against PyTorch.
 
-One file a format (`onnx`, `pt2`); `exporting` writes and checks. What is written and run is a
-copy on the CPU, wherever the network is. Knows an `nn.Module`, never an arch.
+One file a format, and a table of them (`formats`); `exporting` writes and checks. What is written
+and run is a copy on the CPU, wherever the network is. Knows an `nn.Module`, never an arch.
 """
 
-from onceforall.export.exporting import FORMATS, Exported, export
-from onceforall.export.onnx import run_onnx, to_onnx
+from onceforall.export.exporting import Exported, export, write_for_timing
+from onceforall.export.formats import Format, format_named, format_of, formats
+from onceforall.export.onnx import to_onnx
 
 __all__ = [
-    "FORMATS",
     "Exported",
+    "Format",
     "export",
-    "run_onnx",
+    "format_named",
+    "format_of",
+    "formats",
     "to_onnx",
+    "write_for_timing",
 ]
