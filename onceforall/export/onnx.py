@@ -13,17 +13,20 @@ import importlib.util
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from onceforall.errors import InputError, MissingExtraError
+from onceforall.errors import InputError, MissingExtraError, choices
+from onceforall.export import onnx_int8
 from onceforall.export.facts import texts
 from onceforall.export.refusing import refusing
 from onceforall.families.layers import SameConv2d
 
+PRECISIONS = ("fp32", "int8")
 OPSET = 17
 IR_VERSION = 8  # read by ONNX Runtime 1.14 and later
 ONNX_BYTES = 2**31 - 2**20  # an ONNX file is below 2 GiB; a MiB is left for the graph
@@ -44,8 +47,33 @@ def to_onnx(
     write(copy.deepcopy(network).cpu().eval(), shape, path, texts(facts or {}))
 
 
-def write(network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, str]) -> None:
-    """Of a network in evaluation mode on the CPU, which is changed."""
+def write(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    path: Path,
+    facts: Mapping[str, str],
+    precision: str = "fp32",
+    calibration: Tensor | None = None,
+) -> None:
+    """Of a network in evaluation mode on the CPU, which is changed. `calibration` (N, C, H, W),
+    for int8."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: ONNX has {choices(PRECISIONS)}, not {precision!r}")
+    if precision == "fp32":
+        _write_fp32(network, shape, path, facts)
+        return
+    if calibration is None or not len(calibration):
+        raise InputError("calibration: int8 needs training images to be calibrated on")
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "network.onnx"
+        _write_fp32(network, shape, source, {})
+        with refusing(network, "ONNX in int8"):
+            onnx_int8.quantise(source, path, facts, calibration)
+
+
+def _write_fp32(
+    network: nn.Module, shape: tuple[int, ...], path: Path, facts: Mapping[str, str]
+) -> None:
     try:
         import onnx
     except ModuleNotFoundError:  # where torch and its like were installed by other means

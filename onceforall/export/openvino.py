@@ -1,0 +1,164 @@
+"""OpenVINO's own files: the graph as XML and the weights as numbers beside it.
+
+Made from the ONNX file that `onnx` writes: its converter needs a twentieth of a second for that,
+and more than one for the PyTorch module. Weights stay float32. int8 is NNCF's quantisation after
+training. Knows an `nn.Module` and a path, never an arch or a device.
+
+Both packages would tell their makers that they are used; here they cannot.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onceforall.errors import InputError, MissingExtraError, choices
+from onceforall.export import onnx
+from onceforall.export.refusing import refusing
+
+PARTS = (".xml", ".bin")
+FACTS = "onceforall"  # the section of the file's `rt_info` that has them
+_READERS = {".xml": "ir", ".onnx": "onnx"}  # of files, by their ending
+PRECISIONS = ("fp32", "int8")
+
+
+def write(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    path: Path,
+    facts: Mapping[str, str],
+    precision: str = "fp32",
+    calibration: Tensor | None = None,
+) -> None:
+    """Of a network in evaluation mode on the CPU, which may be changed; `image` (N, C, H, W)
+    float32 -> `logits` (N, classes, ...). `calibration` (N, C, H, W), for int8.
+
+    Raises:
+        MissingExtraError: no OpenVINO, or for int8 no NNCF.
+        InputError: it cannot be written, or int8 has nothing to be calibrated on.
+    """
+    openvino = runtime()
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: OpenVINO IR has {choices(PRECISIONS)}, not {precision!r}")
+    if precision == "int8":
+        quantiser()  # missing, it is missed before any work
+        if calibration is None or not len(calibration):
+            raise InputError("calibration: int8 needs training images to be calibrated on")
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "network.onnx"
+        onnx.write(network, shape, source, {})
+        with refusing(network, "OpenVINO IR"):
+            model = openvino.convert_model(source)
+    if calibration is not None and precision == "int8":
+        with refusing(network, "OpenVINO IR in int8"):
+            model = _quantised(model, calibration)
+    for key, value in facts.items():
+        model.set_rt_info(value, [FACTS, key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def load(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """What the file computes, in float32 where it is not quantised: (N, C, H, W) -> outputs."""
+    compiled = compile_model(read_model(path), threads, "f32")
+    return lambda x: torch.from_numpy(compiled(x.contiguous().cpu().numpy())[0])
+
+
+def read_facts(path: Path) -> dict[str, str]:
+    model = read_model(path)
+    return dict(model.get_rt_info(FACTS).value) if model.has_rt_info(FACTS) else {}
+
+
+def runtime() -> Any:
+    """The package openvino, which cannot reach its maker.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # both do without it
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise MissingExtraError("openvino", "openvino", "OpenVINO") from None
+    return openvino
+
+
+def read_model(path: Path) -> Any:
+    """A file of OpenVINO's or an ONNX file.
+
+    Raises:
+        InputError: there is none that OpenVINO reads.
+    """
+    runtime()
+    from openvino.frontend import FrontEndManager
+
+    weights = path.with_suffix(".bin")
+    if path.suffix not in _READERS:
+        raise InputError(f"{path}: OpenVINO is given files ending with {choices(_READERS)}")
+    if path.suffix == ".xml" and path.is_file() and not weights.is_file():
+        raise InputError(f"{path}: its weights are in {weights.name}, which is not beside it")
+    try:  # not `Core.read_model`, which lets all readers print what they think of a bad file
+        reader = FrontEndManager().load_by_framework(_READERS[path.suffix])
+        return reader.convert(reader.load(str(path)))
+    except Exception as error:
+        raise InputError(f"{path}: OpenVINO cannot read it ({_last_line(error)})") from None
+
+
+def compile_model(model: Any, threads: int, precision: str, **more: Any) -> Any:
+    """For the CPU, in one stream. `precision` (f32, bf16) is that of all layers that are not
+    quantised: left to itself, OpenVINO takes bf16 where the CPU has it."""
+    mode = "ACCURACY" if precision == "f32" else "PERFORMANCE"
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "EXECUTION_MODE_HINT": mode,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        **more,
+    }
+    try:
+        return runtime().Core().compile_model(model, "CPU", settings)
+    except Exception as error:
+        raise InputError(f"OpenVINO cannot run it on this CPU ({_last_line(error)})") from None
+
+
+def _last_line(error: Exception) -> str:
+    """What is wrong: OpenVINO names first where in its source it was noticed."""
+    return next((s for s in map(str.strip, reversed(str(error).splitlines())) if s), "")
+
+
+def quantiser() -> Any:
+    runtime()  # first, so that NNCF cannot reach its maker either
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # that there is no GPU is no news
+    try:
+        import nncf
+    except ModuleNotFoundError:
+        raise MissingExtraError("nncf", "openvino", "int8 for OpenVINO") from None
+    finally:
+        logger.setLevel(level)
+    return nncf
+
+
+def _quantised(model: Any, calibration: Tensor) -> Any:
+    """Weights per channel, activations per tensor. Biases are corrected layer by layer, each with
+    those before it quantised; NNCF's fast way takes half the time, and leaves the outputs about
+    twice as far from float32 (docs/devices.md)."""
+    nncf = quantiser()
+    nncf.set_log_level(logging.ERROR)
+    attends = any(op.get_type_name() == "Softmax" for op in model.get_ops())
+    images = nncf.Dataset([image[None].numpy() for image in calibration.cpu().float()])
+    return nncf.quantize(
+        model,
+        images,
+        subset_size=len(calibration),
+        fast_bias_correction=attends,
+        model_type=nncf.ModelType.TRANSFORMER if attends else None,
+    )
