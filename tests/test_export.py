@@ -8,22 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from planned_families import PLANNED
+from planned_families import PLANNED, with_statistics
 from torch import nn
 
 from onceforall import export, families
 from onceforall.errors import InputError
 
 SHAPE = (3, 32, 32)
-
-
-def with_statistics(network: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
-                tensor.data.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
-    return network.eval()
 
 
 @pytest.mark.parametrize("name", PLANNED)

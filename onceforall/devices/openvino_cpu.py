@@ -6,7 +6,6 @@ would run in another than was asked for is refused. Knows a file, never a networ
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
 _MULTIPLY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")  # layers, by type
-PROFILED = 20  # runs that a profile is the mean of
+_WITHIN = ("undef", "unknown")  # kernels of layers that run as part of others, or not at all
+PROFILED = 100  # runs that a profile is the mean of
 WARMING = 5  # runs before them
 
 
@@ -36,17 +36,23 @@ def open(file: Path, example: Tensor, target: Target) -> Callable[[], object]:
 
 
 def profile(file: Path, example: Tensor, target: Target) -> list[tuple[str, str, float]]:
-    """Of each layer that runs: name, type and milliseconds of one run (a mean); in their order."""
+    """Of each layer that runs: name, type and milliseconds of one run; in their order. OpenVINO
+    counts whole microseconds, on average over all runs since the file was opened: the first ones,
+    which take longer, are taken out again."""
     request = _request(file, example, target, PERF_COUNT=True)
-    for _ in range(WARMING):
-        request.infer()
-    total: dict[tuple[str, str], float] = defaultdict(float)
-    for _ in range(PROFILED):
-        request.infer()
-        for layer in request.profiling_info:
-            if layer.status == layer.Status.EXECUTED:
-                total[layer.node_name, layer.node_type] += layer.real_time.total_seconds()
-    return [(name, kind, 1e3 * seconds / PROFILED) for (name, kind), seconds in total.items()]
+    totals = []  # milliseconds of each layer, after some runs and after all
+    for more, runs in ((WARMING, WARMING), (PROFILED, WARMING + PROFILED)):
+        for _ in range(more):
+            request.infer()
+        totals.append(
+            {
+                (layer.node_name, layer.node_type): 1e3 * layer.real_time.total_seconds() * runs
+                for layer in request.profiling_info
+                if layer.exec_type.partition("_")[0] not in _WITHIN
+            }
+        )
+    first, every = totals
+    return [(*layer, max(0.0, every[layer] - first[layer]) / PROFILED) for layer in every]
 
 
 def ran_in(compiled: Any) -> set[str]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from onceforall.errors import InputError
+
 
 def quantise(source: Path, path: Path, facts: Mapping[str, str], calibration: Tensor) -> None:
     """Writes `path`, the network of `source` in int8. `calibration` (N, C, H, W)."""
@@ -51,8 +53,11 @@ def quantise(source: Path, path: Path, facts: Mapping[str, str], calibration: Te
 
 
 def is_quantised(path: Path) -> bool:
-    """Whether an ONNX file has quantised layers."""
+    """Whether a file has quantised layers; raises InputError where it is none of ONNX."""
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # of protobuf's, or of the system's
+        raise InputError(f"{path}: is no ONNX file ({type(error).__name__})") from None
     return any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in graph.node)
