@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import ONNX Runtime by themselves
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # the networks are small; threads that wait for each other cost more

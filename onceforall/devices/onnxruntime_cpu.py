@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from onceforall.errors import InputError
+from onceforall.export import quiet
 from onceforall.export.onnx_int8 import is_quantised
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def check_precision(file: Path, precision: str) -> None:
 def load_session(path: Path, threads: int, profile_in: Path | None = None) -> Any:
     """An inference session; threads wait without spinning, so that one that was timed does not
     disturb the next."""
-    import onnxruntime
-
+    onnxruntime = quiet.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from onceforall.devices.onnxruntime_cpu import check_precision
 from onceforall.errors import InputError
+from onceforall.export import quiet
 
 if TYPE_CHECKING:
     from onceforall.devices import Target
@@ -29,8 +30,7 @@ def open_on(provider: str, file: Path, example: Tensor, target: Target) -> Calla
     Raises:
         InputError: this ONNX Runtime does not have the provider, or it does not start.
     """
-    import onnxruntime
-
+    onnxruntime = quiet.onnxruntime()
     check_precision(file, target.precision)
     session = _session(provider, file, target.device)
     image = onnxruntime.OrtValue.ortvalue_from_numpy(example.contiguous().numpy(), "cuda", 0)
@@ -42,8 +42,7 @@ def open_on(provider: str, file: Path, example: Tensor, target: Target) -> Calla
 
 
 def _session(provider: str, file: Path, device: str) -> Any:
-    import onnxruntime
-
+    onnxruntime = quiet.onnxruntime()
     missing = missing_provider(provider)
     if missing:
         raise InputError(f"device: {device}: {missing}")
@@ -62,8 +61,7 @@ def _session(provider: str, file: Path, device: str) -> Any:
 
 def missing_provider(provider: str) -> str:
     """Why ONNX Runtime cannot be used with a provider; "" where it can."""
-    import onnxruntime
-
+    onnxruntime = quiet.onnxruntime()
     there = onnxruntime.get_available_providers()
     if provider in there:
         return ""

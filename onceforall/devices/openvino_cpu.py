@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from onceforall.errors import InputError
-from onceforall.export.openvino import compile_model, read_model, runtime
+from onceforall.export import quiet
+from onceforall.export.openvino import compile_model, read_model
 
 if TYPE_CHECKING:
     from onceforall.devices import Target
@@ -62,7 +63,7 @@ def ran_in(compiled: Any) -> set[str]:
 
 
 def _request(file: Path, example: Tensor, target: Target, **more: Any) -> Any:
-    openvino = runtime()
+    openvino = quiet.openvino()
     model = read_model(file)
     if target.precision == "bf16" and "BF16" not in openvino.Core().get_property(
         "CPU", "OPTIMIZATION_CAPABILITIES"

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
 from onceforall.errors import InputError, choices
+from onceforall.export import quiet
 
 MODULE = "module"  # in place of a format: a network in this process
 
@@ -85,7 +86,7 @@ class Device:
         """Name and version, such as `onnxruntime 1.20.1`."""
         if not self.package:
             return "unknown"
-        known = getattr(importlib.import_module(self.package), "__version__", None)
+        known = getattr(quiet.imported(self.package), "__version__", None)
         if known is None:
             try:
                 known = version(self.package.replace("_", "-"))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onceforall.errors import InputError, MissingExtraError
-from onceforall.export import onnx_int8
+from onceforall.export import onnx_int8, quiet
 from onceforall.export.facts import texts
 from onceforall.export.refusing import refusing
 from onceforall.families.layers import SameConv2d
@@ -332,8 +332,7 @@ def _by_pytorch(
 
 def load(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
     """What ONNX Runtime computes from the file, on the CPU."""
-    import onnxruntime
-
+    onnxruntime = quiet.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads

@@ -16,10 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from onceforall.errors import InputError
+from onceforall.export import quiet
 
 
 def quantise(source: Path, path: Path, facts: Mapping[str, str], calibration: Tensor) -> None:
     """Writes `path`, the network of `source` in int8. `calibration` (N, C, H, W)."""
+    quiet.onnxruntime()
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

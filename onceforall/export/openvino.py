@@ -3,14 +3,10 @@
 Made from the ONNX file that `onnx` writes: its converter needs a twentieth of a second for that,
 and more than one for the PyTorch module. Weights stay float32. int8 is NNCF's quantisation after
 training. Knows an `nn.Module` and a path, never an arch or a device.
-
-Both packages would tell their makers that they are used; here they cannot.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onceforall.errors import InputError, MissingExtraError, choices
-from onceforall.export import onnx
+from onceforall.errors import InputError, choices
+from onceforall.export import onnx, quiet
 from onceforall.export.refusing import refusing
 
 FACTS = "onceforall"  # the section of the file's `rt_info` that has them
@@ -41,13 +37,11 @@ def write(
 
     Raises:
         MissingExtraError: no OpenVINO, or for int8 no NNCF.
-        InputError: it cannot be written, or the path ends with something else than .xml.
+        InputError: it cannot be written.
     """
-    openvino = runtime()
+    openvino = quiet.openvino()
     if precision == "int8":
-        quantiser()  # missing, it is missed before any work
-    if path.suffix != ".xml":
-        raise InputError(f"{path.name}: OpenVINO's files end with .xml")
+        quiet.nncf()  # missing, it is missed before any work
     with TemporaryDirectory() as folder:
         source = Path(folder) / "network.onnx"
         onnx.write(network, shape, source, {})
@@ -72,27 +66,13 @@ def read_facts(path: Path) -> dict[str, str]:
     return dict(model.get_rt_info(FACTS).value) if model.has_rt_info(FACTS) else {}
 
 
-def runtime() -> Any:
-    """The package openvino, which cannot reach its maker.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # both do without it
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingExtraError("openvino", "openvino", "OpenVINO") from None
-    return openvino
-
-
 def read_model(path: Path) -> Any:
     """A file of OpenVINO's or an ONNX file.
 
     Raises:
         InputError: there is none that OpenVINO reads.
     """
-    runtime()
+    quiet.openvino()
     from openvino.frontend import FrontEndManager
 
     weights = path.with_suffix(".bin")
@@ -120,7 +100,7 @@ def compile_model(model: Any, threads: int, precision: str, **more: Any) -> Any:
         **more,
     }
     try:
-        return runtime().Core().compile_model(model, "CPU", settings)
+        return quiet.openvino().Core().compile_model(model, "CPU", settings)
     except Exception as error:
         raise InputError(f"OpenVINO cannot run it on this CPU ({_last_line(error)})") from None
 
@@ -130,20 +110,6 @@ def _last_line(error: Exception) -> str:
     return next((s for s in map(str.strip, reversed(str(error).splitlines())) if s), "")
 
 
-def quantiser() -> Any:
-    runtime()  # first, so that NNCF cannot reach its maker either
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # that there is no GPU is no news
-    try:
-        import nncf
-    except ModuleNotFoundError:
-        raise MissingExtraError("nncf", "openvino", "int8 for OpenVINO") from None
-    finally:
-        logger.setLevel(level)
-    return nncf
-
-
 def _quantised(model: Any, calibration: Tensor) -> Any:
     """Weights per channel, activations per tensor. Biases are corrected layer by layer, each with
     those before it quantised; NNCF's fast way takes half the time, and leaves the outputs about
@@ -151,8 +117,7 @@ def _quantised(model: Any, calibration: Tensor) -> Any:
     nothing to correct by. Networks with attention keep more of it in float32, and gain
     nothing from the slow way; SmoothQuant, which NNCF would add, ruined one that attends to what
     no norm has scaled."""
-    nncf = quantiser()
-    nncf.set_log_level(logging.ERROR)
+    nncf = quiet.nncf()
     attends = any(op.get_type_name() == "Softmax" for op in model.get_ops())
     more = nncf.AdvancedQuantizationParameters(
         disable_bias_correction=len(calibration) < FEWEST,
