@@ -76,14 +76,17 @@ def test_weights_have_a_scale_for_each_channel(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_real_networks_classify_in_int8(name: str, data_dir: Path, tmp_path: Path) -> None:
-    """Calibrated on other images, it loses at most 4 of 100 hits (measured on 700: 1.3 of 100)."""
+    """Calibrated on other images, it ranks most as PyTorch does: of 700, 88 and 96 of 100, and one
+    hit of 100 was lost. See test_openvino for the bounds."""
     given = real(name, data_dir, calibrated=32, scored=100)
     with torch.inference_mode():
-        expected = given.hits(given.network(given.images))
+        expected = given.network(given.images)
     path = tmp_path / "q.onnx"
     FORMAT.write(given.network, given.shape, path, {}, "int8", given.calibration)
-    assert expected >= 55
-    assert given.hits(FORMAT.load(path)(given.images)) >= expected - 4
+    found = FORMAT.load(path)(given.images)
+    assert int((found.argmax(1) == expected.argmax(1)).sum()) >= 80
+    assert given.hits(expected) >= 55
+    assert given.hits(found) >= given.hits(expected) - 9
 
 
 def test_a_file_is_run_in_its_own_precision(tmp_path: Path) -> None:

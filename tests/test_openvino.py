@@ -131,8 +131,9 @@ def test_int8_runs_in_int8_and_is_near(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_real_networks_classify(name: str, data_dir: Path, tmp_path: Path) -> None:
-    """float32 ranks every image as PyTorch does; int8, calibrated on other images, loses at most 4
-    of 100 hits (measured on 700: 1 of 100)."""
+    """float32 ranks every image as PyTorch does; int8, calibrated on other images, most of them: of
+    700, calibrated on 300, it was 90 and 96 of 100, and one hit of 100 was lost. Of the 100 here
+    it loses by chance up to three times 3 (the root of the 10 that it ranks otherwise)."""
     pytest.importorskip("nncf")
     given = real(name, data_dir, calibrated=32, scored=100)
     expected = computed(given.network, given.images)
@@ -143,7 +144,9 @@ def test_real_networks_classify(name: str, data_dir: Path, tmp_path: Path) -> No
     assert share(found, expected) <= 1e-4
     assert torch.equal(found.argmax(1), expected.argmax(1))
     assert given.hits(expected) >= 55
-    assert given.hits(FORMAT.load(small)(given.images)) >= given.hits(expected) - 4
+    ranked = FORMAT.load(small)(given.images)
+    assert int((ranked.argmax(1) == expected.argmax(1)).sum()) >= 80
+    assert given.hits(ranked) >= given.hits(expected) - 9
     assert FORMAT.bytes(small) < FORMAT.bytes(exact) / 2
 
 

@@ -111,10 +111,10 @@ _OURS = (
         f"{_ROOM}.onnxruntime_cpu:open",
         "onnxruntime",
     ),
-    Device(
+    Device(  # in int8 CUDA would compute in fp32, and TensorRT has no zero points, as ours have
         "onnxruntime-cuda",
         ("onnx",),
-        ("fp32", "int8"),
+        ("fp32",),
         f"{_ROOM}.onnxruntime_gpu:open_cuda",
         "onnxruntime",
         ready=f"{_ROOM}.onnxruntime_gpu:missing_cuda",
@@ -122,7 +122,7 @@ _OURS = (
     Device(
         "onnxruntime-tensorrt",
         ("onnx",),
-        ("fp32", "int8"),
+        ("fp32",),
         f"{_ROOM}.onnxruntime_gpu:open_tensorrt",
         "onnxruntime",
         ready=f"{_ROOM}.onnxruntime_gpu:missing_tensorrt",
