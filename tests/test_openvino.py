@@ -91,6 +91,17 @@ def test_weights_stay_float32_and_the_batch_is_free(tmp_path: Path) -> None:
     assert not [line for line in path.read_text().splitlines() if str(tmp_path) in line]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_network_has_one_file(precision: str, tmp_path: Path) -> None:
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    digests = set()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        digests.add(FORMAT.digest(written(tmp_path / folder, precision)))
+    assert len(digests) == 1
+
+
 class Attending(nn.Module):
     """One head over the pixels of a small picture."""
 

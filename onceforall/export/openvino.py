@@ -7,6 +7,7 @@ training. Knows an `nn.Module` and a path, never an arch or a device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +51,7 @@ def write(
     if calibration is not None and precision == "int8":
         with refusing(network, "OpenVINO IR in int8"):
             model = _quantised(model, calibration)
+    _name(model)
     for key, value in facts.items():
         model.set_rt_info(value, [FACTS, key])
     openvino.save_model(model, path, compress_to_fp16=False)
@@ -103,6 +105,16 @@ def compile_model(model: Any, threads: int, precision: str, **more: Any) -> Any:
         return quiet.openvino().Core().compile_model(model, "CPU", settings)
     except Exception as error:
         raise InputError(f"OpenVINO cannot run it on this CPU ({_last_line(error)})") from None
+
+
+def _name(model: Any) -> None:
+    """Names what OpenVINO has numbered anew by its place, so that a network's file is the same each
+    time it is written: numbers go on through a process, `Constant_15` becomes `Constant_5887`."""
+    for place, op in enumerate(model.get_ordered_ops()):
+        kind, name = op.get_type_name(), op.get_friendly_name()
+        own = kind == "Constant" or name.startswith(kind)
+        if own and re.fullmatch(r"[A-Z][A-Za-z]*_\d+", name):
+            op.set_friendly_name(f"{kind}_{place}")
 
 
 def _last_line(error: Exception) -> str:
