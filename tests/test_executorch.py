@@ -61,7 +61,9 @@ def test_xnnpack_runs_all_but_poolings_that_round_up() -> None:
 
 def test_programs_with_other_threads_take_turns(folder: Path) -> None:
     x = images(1)
-    calls = [device.open(folder / "fp32.pte", x, Target(threads=n)) for n in (1, 2, 1)]
+    calls = [
+        device.open(folder / "fp32.pte", x, Target("executorch", threads=n)) for n in (1, 2, 1)
+    ]
     with torch.no_grad():
         wanted = parts()(x)
     for call, threads in [*zip(calls, (1, 2, 1), strict=True)] * 2:
@@ -73,10 +75,10 @@ def test_programs_with_other_threads_take_turns(folder: Path) -> None:
 
 
 def test_the_device_refuses_another_precision_and_other_images(folder: Path) -> None:
-    with pytest.raises(InputError, match="int8.pte: its precision is int8, not fp32"):
-        device.open(folder / "int8.pte", images(1), Target())
+    with pytest.raises(InputError, match=r"int8\.pte: its precision is int8, not fp32"):
+        device.open(folder / "int8.pte", images(1), Target("executorch"))
     with pytest.raises(InputError, match="images are 1x3x19x19, not 1x3x20x20"):
-        device.open(folder / "fp32.pte", torch.zeros((1, 3, 20, 20)), Target())
+        device.open(folder / "fp32.pte", torch.zeros((1, 3, 20, 20)), Target("executorch"))
 
 
 def test_nothing_is_printed_or_written_elsewhere(
@@ -108,7 +110,7 @@ def test_what_is_no_file_of_executorchs_is_one_line(folder: Path, tmp_path: Path
     for bad in (b"", b"rubbish" * 9, content[:200], content[: len(content) // 2]):
         (tmp_path / "bad.pte").write_bytes(bad)
         for use in (form.load, form.read_facts):
-            with pytest.raises(InputError, match="bad.pte: ExecuTorch cannot read it") as caught:
+            with pytest.raises(InputError, match=r"bad\.pte: ExecuTorch cannot read it") as caught:
                 use(tmp_path / "bad.pte")
             assert "\n" not in str(caught.value)
 

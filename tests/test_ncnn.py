@@ -87,7 +87,7 @@ def test_facts_lie_beside_the_file(file: Path) -> None:
 
 def test_the_device_runs_the_file_on_its_threads(file: Path) -> None:
     for threads in (1, 2):
-        found = ncnn_cpu.open(file, images(1), Target(threads=threads))()
+        found = ncnn_cpu.open(file, images(1), Target("ncnn-cpu", threads))()
         with torch.no_grad():
             (wanted,) = parts()(images(1))
         assert (torch.as_tensor(found) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
