@@ -1,8 +1,13 @@
 """Small networks with what runtimes for phones get wrong, for tests of their formats."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from onceforall import interop
+from onceforall.data import FileImages, Normalisation, in_order, list_folder
 from onceforall.families.layers import ConvNormAct, MBConv, SameConv2d
 
 SHAPE = (3, 19, 19)  # of its images: odd sizes, where paddings and poolings differ
@@ -50,3 +55,20 @@ def parts() -> Parts:
 
 def images(n: int, seed: int = 1) -> Tensor:
     return torch.randn((n, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+def trained(data_dir: Path) -> tuple[nn.Module, int]:
+    """ProxylessNAS's w0.3-r176 with its ImageNet weights, and its resolution."""
+    source = data_dir / "proxyless"
+    family, arch = interop.read_network(source / "proxyless-w0.3-r176_imagenet.json")
+    network = interop.read_weights(source / "proxyless-w0.3-r176_imagenet.pth", family, arch)
+    return network.eval(), arch.resolution
+
+
+def photos(data_dir: Path, size: int, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(N, 3, size, size) and (N,) labels: real images, one of a class."""
+    listed, _ = list_folder(data_dir / "imagenet_samples" / "val")
+    normalisation = Normalisation((0.5,) * 3, (0.5,) * 3)
+    files = FileImages(listed.paths, listed.labels, normalisation).subset(list(indices))
+    found = list(files.stream(in_order(len(files), 50, size)))
+    return torch.cat([x for x, _ in found]), torch.cat([labels for _, labels in found])

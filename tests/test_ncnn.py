@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mobile_networks import CLASSES, SHAPE, Deciding, images, parts
+from mobile_networks import CLASSES, SHAPE, Deciding, images, parts, photos, trained
 from torch import Tensor, nn
 
 from onceforall.errors import InputError
@@ -158,3 +158,17 @@ def test_a_missing_package_gives_the_install_command(
     with pytest.raises(InputError, match=rf"{package}: pip install 'onceforall\[ncnn\]'"):
         form.write(parts(), SHAPE, tmp_path / "n.ncnn.param", {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_published_network_ranks_as_in_pytorch(data_dir: Path, tmp_path: Path) -> None:
+    network, size = trained(data_dir)
+    x, _ = photos(data_dir, size, range(0, 1000, 20))
+    path = tmp_path / "n.ncnn.param"
+    with torch.no_grad():
+        wanted = network(x)
+    form.write(network, (3, size, size), path, {})
+    found = form.load(path)(x)
+    assert torch.equal(found.argmax(1), wanted.argmax(1))
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
