@@ -131,6 +131,24 @@ def test_what_cannot_be_written_is_one_line(
     assert not "".join(capfd.readouterr())
 
 
+def test_a_converter_that_fails_or_hangs_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "pnnx"
+    monkeypatch.setattr("pnnx.EXEC_PATH", str(command))
+    monkeypatch.setattr(form, "_CONVERTER_SECONDS", 0.2)
+    for does, message in (
+        ("echo 'too odd' >&2; exit 3", "too odd"),
+        ("exit 3", "exit status 3"),
+        ("sleep 9", "not done after 0 seconds"),
+    ):
+        command.write_text(f"#!/bin/sh\n{does}\n")
+        command.chmod(0o755)
+        with pytest.raises(InputError, match=f"Parts: cannot be written as ncnn: {message}"):
+            form.write(parts(), SHAPE, tmp_path / "n.ncnn.param", {})
+    assert [file.name for file in tmp_path.iterdir()] == ["pnnx"]
+
+
 def test_a_file_that_is_broken_or_alone_is_one_line(
     file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,19 +147,23 @@ def _convert(network: nn.Module, shape: tuple[int, ...], folder: Path, half: boo
         raise MissingExtraError("pnnx", "ncnn", "writing ncnn's files") from None
     size = ",".join(str(n) for n in (1, *shape))
     command = [pnnx.EXEC_PATH, "network.pt", f"inputshape=[{size}]f32", f"fp16={int(half)}"]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_CONVERTER_SECONDS,
-        check=False,
-    )
-    made = [folder / "network.ncnn.param", folder / "network.ncnn.bin"]
-    if done.returncode or not all(file.is_file() for file in made):
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_CONVERTER_SECONDS,
+            check=False,
+        )
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         reason = said[-1] if said else f"exit status {done.returncode}"
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        failed, reason = True, f"not done after {_CONVERTER_SECONDS:.0f} seconds"
+    made = [folder / "network.ncnn.param", folder / "network.ncnn.bin"]
+    if failed or not all(file.is_file() for file in made):
         raise InputError(f"{type(network).__name__}: cannot be written as ncnn: {reason} (pnnx)")
 
 
