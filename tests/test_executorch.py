@@ -17,6 +17,7 @@ from onceforall.devices import Target
 from onceforall.devices import executorch as device
 from onceforall.devices.timing import time_calls
 from onceforall.export.executorch_program import runtime
+from onceforall.testing import check_device
 
 FACTS = {"arch": "x@19/8:3x2", "classes": json.dumps(["a", "ä"])}
 
@@ -79,6 +80,11 @@ def test_the_device_refuses_another_precision_and_other_images(folder: Path) -> 
         device.open(folder / "int8.pte", images(1), Target("executorch"))
     with pytest.raises(InputError, match="images are 1x3x19x19, not 1x3x20x20"):
         device.open(folder / "fp32.pte", torch.zeros((1, 3, 20, 20)), Target("executorch"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_device_keeps_the_contract(precision: str) -> None:
+    check_device(Target("executorch", 2, precision=precision))
 
 
 def test_nothing_is_printed_or_written_elsewhere(

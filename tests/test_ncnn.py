@@ -17,6 +17,7 @@ pytest.importorskip("ncnn", reason="pip install 'onceforall[ncnn]'")
 pytest.importorskip("pnnx", reason="pip install 'onceforall[ncnn]'")
 
 from onceforall.devices import Target, ncnn_cpu
+from onceforall.testing import check_device
 
 FACTS = {"arch": "x@19/8:3x2", "classes": json.dumps(["a", "ä"])}
 
@@ -91,6 +92,10 @@ def test_the_device_runs_the_file_on_its_threads(file: Path) -> None:
         with torch.no_grad():
             (wanted,) = parts()(images(1))
         assert (torch.as_tensor(found) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_the_device_keeps_the_contract() -> None:
+    check_device(Target("ncnn-cpu", threads=2))
 
 
 def test_nothing_is_printed_or_written_elsewhere(
