@@ -112,6 +112,23 @@ _OURS = (
         package="openvino",
         extra="openvino",
     ),
+    Format(
+        "executorch",
+        ".pte",
+        "onceforall.export.executorch",
+        ("fp32", "int8"),
+        package="executorch",
+        extra="executorch",
+    ),
+    Format(
+        "ncnn",
+        ".ncnn.param",
+        "onceforall.export.ncnn",
+        ("fp32", "fp16"),
+        parts=(".bin", ".json"),
+        package="pnnx",
+        extra="ncnn",
+    ),
 )
 
 

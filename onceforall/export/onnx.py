@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from onceforall.errors import InputError, MissingExtraError
 from onceforall.export import onnx_int8, quiet
 from onceforall.export.facts import texts
+from onceforall.export.folding import Tracer
 from onceforall.export.refusing import refusing
 from onceforall.families.layers import SameConv2d
 
@@ -100,13 +101,6 @@ class _UncoveredError(Exception):
     """An operation that the table below does not have, or none that can be seen."""
 
 
-class _Tracer(fx.Tracer):
-    """Keeps our own convolution whole, which depends on its input's size."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SameConv2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 class _Emitter:
     """One traced network on its way to an ONNX graph."""
 
@@ -120,7 +114,7 @@ class _Emitter:
         import onnx
 
         try:
-            nodes = list(_Tracer().trace(self.network).nodes)
+            nodes = list(Tracer().trace(self.network).nodes)
         except Exception as error:  # whatever the forward of a foreign network raises
             raise _UncoveredError(str(error)) from None
         out = ""
