@@ -154,4 +154,3 @@ def _alike(given: Tensor, expected: Tensor) -> int:
 
 def _largest(x: Tensor) -> float:
     return float(x.abs().max())
-
