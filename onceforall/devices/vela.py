@@ -1,8 +1,8 @@
 """Arm's Ethos-U processors, estimated by their compiler `vela`: nothing is run.
 
 vela compiles an int8 `.tflite` and tells the cycles, SRAM and flash that the network would take.
-The device's name says for which: `vela`, or `vela:ACCELERATOR[:SYSTEM[:MEMORY]]` in vela's words, as
-`vela:ethos-u55-256:Ethos_U55_Deep_Embedded:Sram_Only`. Operators that the accelerator lacks fall
+The device's name says for which: `vela`, or `vela:ACCELERATOR[:SYSTEM[:MEMORY]]` in vela's words,
+as `vela:ethos-u55-256:Ethos_U55_Deep_Embedded:Sram_Only`. Operators that the accelerator lacks fall
 back to the CPU beside it, whose time vela does not know: they are counted and said. Knows a file,
 never a network or an arch.
 """
