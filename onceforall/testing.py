@@ -4,13 +4,12 @@ authors call in their own tests. Each raises AssertionError with what is broken.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
-from onceforall.devices.timing import time_calls
+from onceforall.devices import Target, time_calls
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.space import Arch
@@ -96,21 +95,17 @@ def _check_refusals(family: Family) -> None:
         raise AssertionError(f"{arch}: a network was built of a foreign arch")
 
 
-def check_device(
-    prepare: Callable[[nn.Module, torch.Tensor, int, str], Callable[[], object]],
-    precision: str = "fp32",
-) -> None:
-    """A prepared call runs, leaves the network and PyTorch's threads as they were, and can be
+def check_device(target: Target) -> None:
+    """What a device opens runs, leaves the network and PyTorch's threads as they were, and can be
     timed."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     threads = torch.get_num_threads()
-    other = 2 if threads == 1 else 1
-    call = prepare(network, torch.randn((1, 3, 8, 8)), other, precision)
+    call = target.prepare(network, (3, 8, 8))
     call()
     found = time_calls([call], rounds=2, stretch_seconds=0.001)[0]
     assert found.runs > 0, "nothing was timed"
     assert 0 < found.p10_ms <= found.p90_ms, f"impossible latencies: {found}"
     for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, before[name]), f"prepare changed {name}"
+        assert torch.equal(tensor, before[name]), f"opening it changed {name}"
     assert torch.get_num_threads() == threads, "PyTorch's number of threads was changed"

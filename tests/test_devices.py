@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +13,17 @@ from typer.testing import CliRunner
 
 from onceforall import devices, families
 from onceforall.cli import app
-from onceforall.devices import Target, onnxruntime_cpu, pytorch
+from onceforall.devices import Device, Target
+from onceforall.devices import target as targets
 from onceforall.devices.timing import time_calls
 from onceforall.errors import InputError
+from onceforall.export import format_named, write_for_timing
 from onceforall.testing import check_device
 
 
 def test_devices_keep_the_contract() -> None:
-    check_device(onnxruntime_cpu.prepare)
-    check_device(pytorch.prepare_cpu)
-    check_device(pytorch.prepare_cpu, "bf16")
+    for target in (Target(), Target("torch-cpu"), Target("torch-cpu", precision="bf16")):
+        check_device(target)
 
 
 def test_timing_knows_slow_from_fast_and_counts_turns() -> None:
@@ -54,11 +56,15 @@ class Watching(torch.nn.Module):
 
 
 @pytest.mark.parametrize("timed", [False, True])
-def test_threads_of_the_process_are_as_they_were(timed: bool) -> None:
+def test_threads_of_the_process_are_as_they_were(
+    timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1000)
     before = torch.get_num_threads()
     for x in (torch.zeros((1, 1, 4, 4)), torch.full((1, 1, 4, 4), torch.nan)):
         Watching.threads.clear()
-        call = pytorch.prepare_cpu(Watching(), x, before + 1, "fp32")
+        target = Target("torch-cpu", before + 1)
+        call = target.known.open(Watching(), x, target)
         try:
             time_calls([call], 2, 0.0) if timed else call()
         except ArithmeticError:
@@ -103,11 +109,13 @@ def test_measuring_leaves_the_network_alone_and_sees_resolution() -> None:
     assert pairs[0][0].training
 
 
-def test_a_prepared_call_computes_the_network() -> None:
+def test_a_call_computes_the_network(tmp_path: Path) -> None:
     family = families.get("mbv3_mini", resolutions=[16])
     network = family.build(family.space.smallest()).eval()
     x = torch.randn((2, 3, 16, 16))
-    (found,) = onnxruntime_cpu.prepare(network, x, 1, "fp32")()  # type: ignore[misc]
+    form = format_named("onnx")
+    file = write_for_timing(network, (3, 16, 16), tmp_path, form)
+    (found,) = Target(batch=2).known.open(file, x, Target(batch=2))()  # type: ignore[misc]
     assert np.allclose(found, network(x).detach().numpy(), atol=1e-5)
 
 
@@ -118,7 +126,7 @@ def test_a_prepared_call_computes_the_network() -> None:
         ({"threads": 0}, "threads: 0 is below 1"),
         ({"threads": 10_000}, r"threads: 10000 is more than the \d+ logical cores of this machine"),
         ({"threads": 10_000, "device": "torch-cpu"}, "threads: 10000 is more than"),
-        ({"precision": "int4"}, "precision: onnxruntime-cpu has fp32, not 'int4'"),
+        ({"precision": "int4"}, "precision: onnxruntime-cpu has fp32, int8, not 'int4'"),
     ],
 )
 def test_bad_targets(settings: dict[str, object], message: str) -> None:
@@ -135,7 +143,7 @@ def test_names_of_targets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_said() -> None:
     with pytest.raises(InputError, match="PyTorch sees no CUDA GPU"):
-        pytorch.prepare_cuda(torch.nn.Identity(), torch.zeros(1), 1, "fp32")
+        Target("torch-cuda").prepare(torch.nn.Identity(), (3, 8, 8))
 
 
 def test_a_batch_beyond_memory_is_refused_before_it_is_made(
@@ -144,7 +152,7 @@ def test_a_batch_beyond_memory_is_refused_before_it_is_made(
     """By hand: a convolution from 3 to 5 channels of 8x8 pixels holds 3 * 64 + 5 * 64 floats."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1)).eval()
     each = 4 * (3 * 64 + 5 * 64)
-    monkeypatch.setattr(devices, "_memory_bytes", lambda: 10 * each)
+    monkeypatch.setattr(targets, "_memory_bytes", lambda: 10 * each)
     Target("torch-cpu", batch=10).prepare(network, (3, 8, 8))()
     monkeypatch.setattr(torch, "randn", None)
     for batch in (11, 100_000_000):
@@ -153,22 +161,22 @@ def test_a_batch_beyond_memory_is_refused_before_it_is_made(
 
 
 def failing(error: Exception, at: str) -> Callable[..., Callable[[], object]]:
-    """The `prepare` of a device that fails in it, or in the first run."""
+    """The `open` of a device that fails in it, or in the first run."""
 
     def fail() -> object:
         raise error
 
-    def prepare(*_: object) -> Callable[[], object]:
-        return fail() if at == "prepare" else fail  # type: ignore[return-value]
+    def opens(*_: object) -> Callable[[], object]:
+        return fail() if at == "open" else fail  # type: ignore[return-value]
 
-    return prepare
+    return opens
 
 
 class Runtimes(Exception):  # noqa: N818
     """As ONNX Runtime's: derived from no error in particular."""
 
 
-@pytest.mark.parametrize("at", ["prepare", "run"])
+@pytest.mark.parametrize("at", ["open", "run"])
 def test_what_the_allocator_says_becomes_a_line_of_ours(
     at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,10 +187,10 @@ def test_what_the_allocator_says_becomes_a_line_of_ours(
         Runtimes("bad allocation"),
         torch.OutOfMemoryError("CUDA out of memory."),
     ):
-        monkeypatch.setattr(devices, "_prepare_of", lambda _, e=error: failing(e, at))
+        monkeypatch.setattr(Device, "open", failing(error, at))
         with pytest.raises(InputError, match=r"batch: 3 x 3x8x8 needs .*, which was not there"):
             target.prepare(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
-    monkeypatch.setattr(devices, "_prepare_of", lambda _: failing(RuntimeError("a bug"), at))
+    monkeypatch.setattr(Device, "open", failing(RuntimeError("a bug"), at))
     with pytest.raises(RuntimeError, match="a bug"):
         target.prepare(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
 
@@ -217,3 +225,42 @@ def test_measure_refuses_what_cannot_be(option: str, message: str) -> None:
     done = CliRunner().invoke(app, f"measure mbv3_mini:smallest {option}".split())
     assert isinstance(done.exception, InputError)
     assert str(done.exception).startswith(message)
+
+
+def test_noise_is_half_an_interval_of_the_median() -> None:
+    """By hand: rounds of medians 9, 10, 10, 12 and 14 ms, each by a clock of their own: their
+    median is 10, the deviations 1, 0, 0, 2, 4, whose median is 1."""
+
+    class Elsewhere:
+        def __init__(self) -> None:
+            self.left = iter([9.0, 10.0, 10.0, 12.0, 14.0])
+
+        def __call__(self) -> None:
+            raise AssertionError("is not timed by this process")
+
+        def times(self, seconds: float) -> list[float]:
+            return [next(self.left)] * 3
+
+    (found,) = time_calls([Elsewhere()], rounds=5)
+    assert (found.median_ms, found.runs) == (10, 15)
+    assert found.noise == pytest.approx(1.96 * 1.2533 * 1.4826 / 5**0.5 / 10)
+    assert found.noisy
+    (once,) = time_calls([Elsewhere()], rounds=1)
+    assert once.noise is None
+    assert not once.noisy
+
+
+def test_a_file_is_timed_and_another_is_refused(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+    file = write_for_timing(network, (3, 8, 8), tmp_path, format_named("onnx"))
+    assert devices.measure(Target(), file, (3, 8, 8), 2).median_ms > 0
+    with pytest.raises(InputError, match=r"network.onnx: torch-cpu opens module, pt2"):
+        devices.measure(Target("torch-cpu"), file, (3, 8, 8), 2)
+
+
+def test_what_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    known = devices.device_named("openvino-cpu")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert known.missing() == "pip install 'onceforall[openvino]'"

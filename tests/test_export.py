@@ -1,6 +1,7 @@
 """Exported files: they compute what PyTorch does, say what they are, and are never half there."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from onceforall import export, families
 from onceforall.errors import InputError
 
 SHAPE = (3, 32, 32)
+CORE = ("onnx", "pt2")  # formats that need no extra
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
@@ -27,15 +29,15 @@ def with_statistics(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", PLANNED)
-@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("format", CORE)
 def test_every_family_in_every_format(name: str, format: str, tmp_path: Path) -> None:
     if format == "pt2" and name != "mbv3_mini":
         pytest.skip("PyTorch's own exporter is checked on one family: it takes seconds a network")
     family = families.get(name, classes=5)
     arch = family.space.random(np.random.default_rng(1))
     network = with_statistics(family.build(arch))
-    done = export.export(network, SHAPE, tmp_path / "n", format)
-    assert done.bytes == (tmp_path / "n").stat().st_size > 1000
+    done = export.export(network, SHAPE, tmp_path / f"n.{format}", format)
+    assert done.bytes == (tmp_path / f"n.{format}").stat().st_size > 1000
     assert done.max_abs_diff <= 1e-4
 
 
@@ -62,7 +64,7 @@ def test_batch_norm_is_folded_and_the_batch_is_free(tmp_path: Path) -> None:
     assert (json.loads(facts["classes"]), facts["arch"]) == (["a", "b"], "x")
     for n in (1, 7):
         x = torch.randn((n, 3, 28, 28))
-        found = export.run_onnx(tmp_path / "n.onnx", x)
+        found = export.format_named("onnx").load(tmp_path / "n.onnx")(x)
         assert torch.allclose(found, network(x), atol=1e-5)
 
 
@@ -125,12 +127,12 @@ class Deciding(nn.Module):
         return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
 
 
-@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("format", CORE)
 def test_what_no_exporter_can_write_is_one_line(
     format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match="Deciding: cannot be written as") as caught:
-        export.export(Deciding(), SHAPE, tmp_path / "n", format)
+        export.export(Deciding(), SHAPE, tmp_path / f"n.{format}", format)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert not list(tmp_path.iterdir())
@@ -157,11 +159,11 @@ def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("format", CORE)
 @pytest.mark.parametrize("make", [Odd, Untraceable, lambda: nn.Conv2d(3, 4, 32)])
 def test_a_network_on_a_gpu(make: Callable[[], nn.Module], format: str, tmp_path: Path) -> None:
     network = nn.Sequential(make(), nn.Flatten()).cuda()
-    done = export.export(network, SHAPE, tmp_path / "n", format)
+    done = export.export(network, SHAPE, tmp_path / f"n.{format}", format)
     assert done.max_abs_diff < 1e-4
     assert all(parameter.is_cuda for parameter in network.parameters())
 
@@ -193,6 +195,49 @@ def test_paths_and_formats_are_checked_first(tmp_path: Path) -> None:
     network = nn.Flatten()
     with pytest.raises(InputError, match="exists already"):
         export.export(network, SHAPE, tmp_path / "n.onnx")
-    with pytest.raises(InputError, match="format: 'tflite' is not known; there are onnx, pt2"):
-        export.export(network, SHAPE, tmp_path / "m", "tflite")
+    with pytest.raises(InputError, match="format: 'gguf' is not known; there are onnx, pt2"):
+        export.export(network, SHAPE, tmp_path / "m", "gguf")
+    with pytest.raises(InputError, match=r"m.bin: the name of an? onnx file ends with .onnx"):
+        export.export(network, SHAPE, tmp_path / "m.bin")
+    with pytest.raises(InputError, match="precision: pt2 has fp32, not 'int8'"):
+        export.export(network, SHAPE, tmp_path / "m.pt2", "pt2", precision="int8")
+    with pytest.raises(InputError, match="calibration: int8 needs training images"):
+        export.export(network, SHAPE, tmp_path / "m.onnx", precision="int8")
     assert (tmp_path / "n.onnx").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("format", CORE)
+def test_a_file_says_what_it_is(format: str, tmp_path: Path) -> None:
+    facts = {"arch": "x@8", "classes": ["a", "b"]}
+    form = export.format_named(format)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    done = export.export(network, SHAPE, tmp_path / f"n{form.suffix}", format, facts)
+    assert form.read_facts(done.path) == {"arch": "x@8", "classes": '["a", "b"]'}
+    assert export.format_of(done.path) == form
+    assert done.digest == form.digest(done.path)
+    done.path.write_bytes(b"rubbish")
+    for use in (form.read_facts, form.load):
+        with pytest.raises(InputError, match=re.escape(str(done.path))):
+            use(done.path)
+
+
+def test_agreement_is_a_share_of_the_images(tmp_path: Path) -> None:
+    """By hand: calibrated on pixels up to 1, all above are cut to 1 in int8, so that of four images
+    the two of 2 and 3, whose class is another above 1.5, are said to be of the first class."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0], [1.0]]))
+        network[1].bias.copy_(torch.tensor([1.5, 0.0]))
+    images = torch.tensor([0.0, 0.5, 2.0, 3.0]).reshape(4, 1, 1, 1)
+    few = torch.linspace(0, 1, 9).reshape(9, 1, 1, 1)
+    for precision, agreement in (("fp32", 1.0), ("int8", 0.5)):
+        done = export.export(
+            network,
+            (1, 1, 1),
+            tmp_path / f"{precision}.onnx",
+            precision=precision,
+            calibration=few,
+            images=images,
+        )
+        assert done.agreement == agreement

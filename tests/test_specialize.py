@@ -19,7 +19,7 @@ from onceforall.costs import cost_tables
 from onceforall.data import Data, Images, Request, Source, in_order
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
-from onceforall.export import run_onnx
+from onceforall.export.onnx import load as load_onnx
 from onceforall.families.layers import Layer, layer
 from onceforall.families.mobilenetv3 import MobileNetV3
 from onceforall.pipeline import (
@@ -273,7 +273,7 @@ def test_specialised_files_are_what_the_card_says(
     assert facts["data"]["classes"] == list("0123456789")
     hits = []
     for x, y in digits.test.stream(in_order(len(digits.test), 90, arch.resolution)):
-        logits = run_onnx(tmp_path / "out/network.onnx", x)
+        logits = load_onnx(tmp_path / "out/network.onnx")(x)
         assert np.allclose(logits, network(x).detach(), atol=1e-4)
         hits.append((logits.argmax(1) == y).float().mean().item())
     assert found.test == pytest.approx(100 * np.mean(hits), abs=0.01)

@@ -18,7 +18,7 @@ from onceforall.cli.specialize import network_table
 from onceforall.data import Data, Images, Normalisation, Request, in_order
 from onceforall.devices import Target
 from onceforall.errors import InputError
-from onceforall.export import run_onnx
+from onceforall.export.onnx import load as load_onnx
 from onceforall.families import Family
 from onceforall.pipeline import Limits, Run, gather_evidence, open_run, specialize
 from onceforall.records import read_jsonl
@@ -237,7 +237,7 @@ def test_records_predictors_and_a_delivered_file(
     assert card["test_images"] == 25
     assert not any("top1" in key for key in card)
     batches = list(data.test.stream(in_order(25, 25, found.arch.resolution)))
-    outputs = [torch.as_tensor(run_onnx(tmp_path / "out" / "network.onnx", x)) for x, _ in batches]
+    outputs = [torch.as_tensor(load_onnx(tmp_path / "out" / "network.onnx")(x)) for x, _ in batches]
     assert found.test == pytest.approx(by_sklearn(outputs, [y for _, y in batches]), abs=1e-3)
     assert whole(supernet, found.arch, data, task).value == pytest.approx(found.validation)
     network, _, facts = load_network(tmp_path / "out" / "network.safetensors")

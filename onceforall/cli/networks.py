@@ -167,8 +167,6 @@ def export(
     from onceforall import export as exporting
     from onceforall.files import refuse_existing
 
-    if format not in exporting.FORMATS:
-        raise InputError(f"--format: {format!r}; there are {choices(exporting.FORMATS)}")
     refuse_existing(out)
     network = resolved(net, resolution, weights)
     module = network.module()

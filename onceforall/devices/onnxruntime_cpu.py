@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from onceforall.errors import InputError
-from onceforall.export import to_onnx
 from onceforall.export.onnx_int8 import is_quantised
 
 if TYPE_CHECKING:
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
 PROFILED = 20  # runs that a profile is the mean of
 WARMING = 5  # runs before them
 _KERNEL = "_kernel_time"  # ends the name of what a node took
-
-
-def prepare(
-    network: nn.Module, example: Tensor, threads: int, precision: str
-) -> Callable[[], object]:
-    """A call that runs the network once on `example`, (N, ...)."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        to_onnx(network, tuple(example.shape[1:]), path)
-        session = load_session(path, threads)
-    return _run(session, example)
 
 
 def open(file: Path, example: Tensor, target: Target) -> Callable[[], object]:

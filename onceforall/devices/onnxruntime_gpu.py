@@ -44,12 +44,9 @@ def open_on(provider: str, file: Path, example: Tensor, target: Target) -> Calla
 def _session(provider: str, file: Path, device: str) -> Any:
     import onnxruntime
 
-    there = onnxruntime.get_available_providers()
-    if provider not in there:
-        raise InputError(
-            f"device: {device}: this ONNX Runtime has {', '.join(there)}, not {provider}:"
-            " pip install onnxruntime-gpu in the place of onnxruntime"
-        )
+    missing = missing_provider(provider)
+    if missing:
+        raise InputError(f"device: {device}: {missing}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     rest = [(CUDA, _OPTIONS[CUDA])] if provider == TENSORRT else []  # of what TensorRT lacks
@@ -63,5 +60,20 @@ def _session(provider: str, file: Path, device: str) -> Any:
     return session
 
 
+def missing_provider(provider: str) -> str:
+    """Why ONNX Runtime cannot be used with a provider; "" where it can."""
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    if provider in there:
+        return ""
+    return (
+        f"this ONNX Runtime has {', '.join(there)}, not {provider}:"
+        " pip install onnxruntime-gpu in the place of onnxruntime"
+    )
+
+
+missing_cuda = partial(missing_provider, CUDA)
+missing_tensorrt = partial(missing_provider, TENSORRT)
 open_cuda = partial(open_on, CUDA)
 open_tensorrt = partial(open_on, TENSORRT)

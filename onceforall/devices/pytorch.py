@@ -1,36 +1,67 @@
-"""PyTorch itself, on the CPU or a GPU, without compilation."""
+"""PyTorch itself, on the CPU or a GPU: a network of this process, or a pt2 file; as it is, or
+compiled."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from onceforall.errors import InputError
+from onceforall.export import pt2
+
+if TYPE_CHECKING:
+    from onceforall.devices import Target
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def prepare(network: nn.Module, example: Tensor, threads: int, precision: str, device: str) -> Run:
-    """A call that runs the network once on `example`, (N, C, R, R), and waits for the result."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: torch-cuda: PyTorch sees no CUDA GPU here")
-    dtype = DTYPES[precision]
-    own = copy.deepcopy(network).eval().to(device, dtype).to(memory_format=torch.channels_last)
+def open_on(
+    device: str, compiled: bool, file: nn.Module | Path, example: Tensor, target: Target
+) -> Run:
+    """A call that runs the network once on `example` (N, C, H, W), and waits for the result.
+
+    Raises:
+        InputError: no GPU, no compiler, or a pt2 file in another precision than its own.
+    """
+    missing = missing_cuda() if device == "cuda" else missing_compiler() if compiled else ""
+    if missing:
+        raise InputError(f"device: {target.device}: {missing}")
+    dtype = DTYPES[target.precision]
+    if isinstance(file, nn.Module):
+        own = copy.deepcopy(file).eval().to(device, dtype).to(memory_format=torch.channels_last)
+    elif dtype is not torch.float32:
+        raise InputError(f"{file}: a pt2 file runs in fp32, not {target.precision}")
+    else:
+        own = pt2.module(file).to(device)
     x = example.to(device, dtype).contiguous(memory_format=torch.channels_last)
-    return Run(own, x, threads if device == "cpu" else None)
+    run: Callable[[Tensor], object] = torch.compile(own, dynamic=False) if compiled else own
+    return Run(run, x, target.threads if device == "cpu" else None)
+
+
+def missing_cuda() -> str:
+    """Why the GPU cannot be used; "" where it can."""
+    return "" if torch.cuda.is_available() else "PyTorch sees no CUDA GPU here"
+
+
+def missing_compiler() -> str:
+    """Why networks cannot be compiled for the CPU; "" where they can."""
+    return "" if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler here"
 
 
 @dataclass(frozen=True)
 class Run:
     """One run a call, on `threads` threads of the CPU; None: on the GPU."""
 
-    network: nn.Module
+    network: Callable[[Tensor], object]
     x: Tensor  # (N, C, R, R)
     threads: int | None
 
@@ -56,5 +87,7 @@ class Run:
             torch.set_num_threads(before)
 
 
-prepare_cpu = partial(prepare, device="cpu")
-prepare_cuda = partial(prepare, device="cuda")
+open_cpu = partial(open_on, "cpu", False)
+open_cpu_compiled = partial(open_on, "cpu", True)
+open_cuda = partial(open_on, "cuda", False)
+open_cuda_compiled = partial(open_on, "cuda", True)

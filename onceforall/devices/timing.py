@@ -6,7 +6,8 @@ down and not one. Knows callables, nothing of networks or runtimes.
 
 A call may have a method `stretch`, a context manager that is entered around each of its
 stretches: for settings of the process that the call needs, that must not stay, and that take
-too long to be set within what is timed.
+too long to be set within what is timed. A call may have a method `times(seconds)`, which runs for
+about so long and returns the milliseconds of single runs: what runs elsewhere has another clock.
 """
 
 from __future__ import annotations
@@ -19,18 +20,28 @@ from statistics import median
 
 ROUNDS = 9
 STRETCH_SECONDS = 0.02  # of one network in one round
+NOISY = 0.05  # half the width of an interval, as a share of the median
 FEWEST_RUNS = 3  # of one network in one round, however slow
 
 
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds per run: the median over rounds of each round's median, and percentiles over
-    all runs."""
+    all runs. `noise` is half the width of the median's 95% interval, as a share of it: from how
+    far the rounds' medians lie apart (1.4826 times their median absolute deviation stands for a
+    standard deviation, 1.2533 of which over the root of their number is the error of a median);
+    None: of one round nothing can be said."""
 
     median_ms: float
     p10_ms: float
     p90_ms: float
     runs: int
+    noise: float | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the interval is too wide for networks to be compared by it."""
+        return self.noise is not None and self.noise > NOISY
 
 
 def time_calls(
@@ -44,9 +55,13 @@ def time_calls(
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for i, call in enumerate(calls):
+            elsewhere = getattr(call, "times", None)
             with getattr(call, "stretch", nullcontext)():
-                call()
-                stretch = _stretch(call, stretch_seconds)
+                if elsewhere is None:
+                    call()
+                    stretch = _stretch(call, stretch_seconds)
+                else:
+                    stretch = elsewhere(stretch_seconds)
             medians[i].append(median(stretch))
             times[i] += stretch
     return [_latency(m, sorted(t)) for m, t in zip(medians, times, strict=True)]
@@ -68,4 +83,10 @@ def _stretch(call: Callable[[], object], seconds: float) -> list[float]:
 
 def _latency(medians: list[float], times: list[float]) -> Latency:
     last = len(times) - 1
-    return Latency(median(medians), times[round(0.1 * last)], times[round(0.9 * last)], len(times))
+    middle = median(medians)
+    noise = None
+    if len(medians) > 1:
+        spread = median(abs(m - middle) for m in medians)
+        noise = 1.96 * 1.2533 * 1.4826 * spread / len(medians) ** 0.5 / middle
+    low, high = times[round(0.1 * last)], times[round(0.9 * last)]
+    return Latency(middle, low, high, len(times), noise)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onceforall.errors import InputError
 from onceforall.export.facts import texts
 from onceforall.export.formats import Format, format_named
 from onceforall.files import refuse_existing, write_atomically
@@ -68,6 +69,8 @@ def export(
     """
     form = format_named(format)
     form.check_precision(precision)
+    if not path.name.endswith(form.suffix):
+        raise InputError(f"{path}: the name of an {form.name} file ends with {form.suffix}")
     for file in form.files(path):
         refuse_existing(file, overwrite)
     network = copy.deepcopy(network).cpu().eval()

@@ -101,8 +101,17 @@ class Format:
 
 
 _OURS = (
-    Format("onnx", ".onnx", "onceforall.export.onnx"),
+    Format("onnx", ".onnx", "onceforall.export.onnx", ("fp32", "int8")),
     Format("pt2", ".pt2", "onceforall.export.pt2"),
+    Format(
+        "openvino",
+        ".xml",
+        "onceforall.export.openvino",
+        ("fp32", "int8"),
+        parts=(".bin",),
+        package="openvino",
+        extra="openvino",
+    ),
 )
 
 

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from onceforall.errors import InputError, MissingExtraError, choices
+from onceforall.errors import InputError, MissingExtraError
 from onceforall.export import onnx_int8
 from onceforall.export.facts import texts
 from onceforall.export.refusing import refusing
 from onceforall.families.layers import SameConv2d
 
-PRECISIONS = ("fp32", "int8")
 OPSET = 17
 IR_VERSION = 8  # read by ONNX Runtime 1.14 and later
 ONNX_BYTES = 2**31 - 2**20  # an ONNX file is below 2 GiB; a MiB is left for the graph
@@ -57,13 +56,9 @@ def write(
 ) -> None:
     """Of a network in evaluation mode on the CPU, which is changed. `calibration` (N, C, H, W),
     for int8."""
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: ONNX has {choices(PRECISIONS)}, not {precision!r}")
-    if precision == "fp32":
+    if calibration is None or precision == "fp32":
         _write_fp32(network, shape, path, facts)
         return
-    if calibration is None or not len(calibration):
-        raise InputError("calibration: int8 needs training images to be calibrated on")
     with TemporaryDirectory() as folder:
         source = Path(folder) / "network.onnx"
         _write_fp32(network, shape, source, {})
@@ -335,11 +330,26 @@ def _by_pytorch(
     program.save(str(path))
 
 
-def run_onnx(path: Path, x: Tensor) -> Tensor:
-    """What ONNX Runtime computes from the file."""
+def load(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """What ONNX Runtime computes from the file, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.cpu().numpy()})[0])
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a class for each of its many
+        raise InputError(f"{path}: ONNX Runtime cannot read it ({error})") from None
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.cpu().numpy()})[0])
+
+
+def read_facts(path: Path) -> dict[str, str]:
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # of protobuf's
+        raise InputError(f"{path}: is no ONNX file ({type(error).__name__})") from None
+    return {entry.key: entry.value for entry in model.metadata_props}

@@ -23,10 +23,8 @@ from onceforall.errors import InputError, MissingExtraError, choices
 from onceforall.export import onnx
 from onceforall.export.refusing import refusing
 
-PARTS = (".xml", ".bin")
 FACTS = "onceforall"  # the section of the file's `rt_info` that has them
 _READERS = {".xml": "ir", ".onnx": "onnx"}  # of files, by their ending
-PRECISIONS = ("fp32", "int8")
 
 
 def write(
@@ -45,12 +43,8 @@ def write(
         InputError: it cannot be written, or int8 has nothing to be calibrated on.
     """
     openvino = runtime()
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: OpenVINO IR has {choices(PRECISIONS)}, not {precision!r}")
     if precision == "int8":
         quantiser()  # missing, it is missed before any work
-        if calibration is None or not len(calibration):
-            raise InputError("calibration: int8 needs training images to be calibrated on")
     with TemporaryDirectory() as folder:
         source = Path(folder) / "network.onnx"
         onnx.write(network, shape, source, {})
