@@ -1,12 +1,13 @@
 """Devices that commands reach: a local program stands for the phone."""
 
+import ast
 import json
 import platform
+import re
 import shlex
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ import torch
 from torch import nn
 
 from onceforall import export
-from onceforall.devices import command
+from onceforall.devices import Target, measure, provenance
 from onceforall.devices.description import Description, describe, is_description
 from onceforall.errors import InputError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 PYTHON = shlex.quote(sys.executable)
+NAME = "a $(touch harm) 'b; c.onnx"  # which a shell would take apart
 IMAGE = torch.zeros((1, 3, 8, 8))
 
 
@@ -31,12 +33,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """In a folder whose name a shell would take apart."""
-    folder = tmp_path / "a $(touch harm) 'b; c"
+    folder = tmp_path / "a"
     folder.mkdir()
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
-    export.to_onnx(network, (3, 8, 8), folder / "n.onnx")
-    return folder / "n.onnx"
+    export.to_onnx(network, (3, 8, 8), folder / NAME)
+    return folder / NAME
 
 
 def program(folder: Path, text: str) -> str:
@@ -53,8 +54,8 @@ def device(folder: Path, **fields: Any) -> str:
 
 
 def opened(name: str, file: Path, threads: int = 1, example: torch.Tensor = IMAGE) -> Any:
-    describe.cache_clear()
-    return command.open(file, example, SimpleNamespace(device=name, threads=threads))  # type: ignore[arg-type]
+    target = Target(name, threads, len(example))
+    return target.known.open(file, example, target)
 
 
 def test_a_board_is_timed_by_the_script_of_the_example(tmp_path: Path, file: Path) -> None:
@@ -77,7 +78,9 @@ def test_a_board_is_timed_by_the_script_of_the_example(tmp_path: Path, file: Pat
     assert len(found) == 7
     assert all(0 < ms < 10_000 for ms in found)
     assert call.facts["device"] == platform.machine()  # what `uname -m` says
-    assert not list(board.iterdir())  # cleaned
+    assert len(list(board.iterdir())) == 1
+    call.close()
+    assert not list(board.iterdir())
     printed = Path(call.facts["printed"]).read_text()
     assert '"latencies_ms"' in printed
     assert "# status 0" in printed
@@ -88,12 +91,11 @@ def test_examples_are_descriptions() -> None:
     phone, board = (describe(str(EXAMPLES / f"{n}.yaml")) for n in ("phone-adb", "board-ssh"))
     assert phone.formats == ("litert",)
     assert board.formats == ("onnx",)
-    call = command.Command(phone, EXAMPLES / "phone-adb.yaml", 1, 1)
     line = (
         "INFO: Inference timings in us: Init: 3183, First inference: 14711,"
         " Warmup (avg): 8121, Inference (avg): 7861.4"
     )
-    assert call._found(line) == pytest.approx([7.8614])
+    assert re.findall(phone.pattern, line) == ["7861.4"]
 
 
 def test_places_are_filled_and_paths_stay_whole(tmp_path: Path, file: Path) -> None:
@@ -103,8 +105,10 @@ def test_places_are_filled_and_paths_stay_whole(tmp_path: Path, file: Path) -> N
     )
     call = opened(name, file, 2, torch.zeros((4, 3, 8, 8)))
     assert call.times(0.0) == [2.5, 3.0]
-    words = Path(call.facts["printed"]).read_text().splitlines()[1]
-    assert words.startswith(str([str(file), "--t=2", "4", "9"])[:-1])
+    words = ast.literal_eval(Path(call.facts["printed"]).read_text().splitlines()[1])
+    assert words[1:4] == ["--t=2", "4", "9"]
+    assert Path(words[0]).name == file.name
+    assert Path(words[0]).read_bytes() == content
     assert not (tmp_path / "harm").exists()
     assert not Path("harm").exists()
 
@@ -145,11 +149,8 @@ def test_facts_of_the_device(tmp_path: Path, file: Path) -> None:
     told = device(tmp_path, run=run, facts=f"{run} 'model: Phone 3' os=12")
     call = opened(told, file)
     call.times(0.0)
-    assert {k: call.facts[k] for k in ("model", "os", "device")} == {
-        "model": "Phone 3",
-        "os": "12",
-        "device": "phone",
-    }
+    told = {k: call.facts[k] for k in ("model", "os")}
+    assert told == {"model": "Phone 3", "os": "12"}
 
 
 HANGS = "import time\nprint('began', flush=True)\ntime.sleep(60)"
@@ -182,6 +183,7 @@ def test_a_command_that_fails_is_run_again_and_then_one_line(
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "phone.json"))
     assert tries.read_text() == "xx"
+    call.close()
     assert "\n7\n" in Path(call.facts["printed"]).read_text()  # cleaned all the same
 
 
@@ -232,7 +234,6 @@ def test_what_a_hanging_command_started_is_ended_too(tmp_path: Path, file: Path)
     ],
 )
 def test_descriptions_are_checked(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
-    describe.cache_clear()
     with pytest.raises(InputError, match=message) as caught:
         describe(device(tmp_path, **fields))
     assert str(caught.value).startswith(str(tmp_path / "phone.json"))
@@ -268,3 +269,17 @@ def test_a_tool_that_is_not_there_is_named(tmp_path: Path, file: Path) -> None:
     name = device(tmp_path, run="no-such-tool {file}", retries=0)
     with pytest.raises(InputError, match="run: no-such-tool: No such file or directory"):
         opened(name, file).times(0.0)
+
+
+def test_a_network_is_measured_by_its_description(tmp_path: Path) -> None:
+    """As `measure NET --device phone.json` does: the file is written, taken there, and times are
+    what the program says, of which the middle is the latency."""
+    run = program(tmp_path, "import sys, os\nprint('ms:', 3 + (os.path.getsize(sys.argv[1]) > 0))")
+    target = Target(device(tmp_path, run=run + " {file}", name="Phone 3"))
+    found = measure(target, nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval(), (3, 8, 8), 2)
+    assert (found.median_ms, found.runs) == (4.0, 2)
+    told = provenance(target)
+    assert (str(target), told["machine"]) == ("command:Phone 3", "Phone 3")
+    (tmp_path / "b").mkdir()
+    other = provenance(Target(device(tmp_path / "b", run="other {file}", name="Phone 3")))
+    assert told["runtime"] != other["runtime"]

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,16 +19,12 @@ from onceforall.export import litert, litert_environment
 pytest.importorskip("ai_edge_litert", reason="pip install 'onceforall[litert]'")
 from tflite_files import SCALES, ZEROS, write_linear
 
-from onceforall.devices import litert_cpu
+from onceforall.devices import Target, litert_cpu, measure
 
 CONVERTER = pytest.mark.skipif(
     litert_environment.found() is None,
     reason="LiteRT's converter has no environment here: `export --format litert` makes it",
 )
-
-
-def target(**given: Any) -> Any:
-    return SimpleNamespace(**{"device": "litert-cpu", "threads": 1, "precision": "fp32", **given})
 
 
 def linear(path: Path, int8: bool = False) -> tuple[Tensor, Tensor]:
@@ -78,19 +72,26 @@ def test_the_device_runs_the_file(tmp_path: Path, precision: str, batch: int) ->
     path = tmp_path / "n.tflite"
     linear(path, int8=precision == "int8")
     x = torch.randn((batch, 3, 4, 6))
-    call = litert_cpu.open(path, x, target(precision=precision))
+    call = litert_cpu.open(path, x, Target("litert-cpu", batch=batch, precision=precision))
     call()
     runner = call.__self__  # type: ignore[attr-defined]
     assert torch.allclose(litert.result(runner), litert.load(path)(x), atol=1e-5)
+
+
+def test_a_file_is_measured(tmp_path: Path) -> None:
+    linear(tmp_path / "n.tflite")
+    assert measure(Target("litert-cpu"), tmp_path / "n.tflite", (3, 4, 6), 2).median_ms > 0
+    with pytest.raises(InputError, match=r"n\.tflite: onnxruntime-cpu opens onnx"):
+        measure(Target(), tmp_path / "n.tflite", (3, 4, 6), 2)
 
 
 def test_what_the_device_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path, x = tmp_path / "n.tflite", torch.zeros((1, 3, 4, 6))
     linear(path)
     with pytest.raises(InputError, match=r"n\.tflite: its precision is fp32, not int8"):
-        litert_cpu.open(path, x, target(precision="int8"))
+        litert_cpu.open(path, x, Target("litert-cpu", precision="int8"))
     with pytest.raises(InputError, match="images: the file takes 1x3x4x6, not 1x3x6x4"):
-        litert_cpu.open(path, x.transpose(2, 3), target())
+        litert_cpu.open(path, x.transpose(2, 3), Target("litert-cpu"))
     with pytest.raises(InputError, match=r"no\.tflite: no such file"):
         litert.load(tmp_path / "no.tflite")
     (tmp_path / "text.tflite").write_text("not a network at all")

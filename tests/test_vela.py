@@ -1,7 +1,6 @@
 """vela: what Arm's compiler estimates of a file that was put together by hand."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +8,9 @@ import torch
 
 pytest.importorskip("ethosu", reason="pip install 'onceforall[vela]'")
 pytest.importorskip("ai_edge_litert", reason="pip install 'onceforall[litert]'")
-from types import SimpleNamespace
-
 from tflite_files import write_linear
 
-from onceforall.devices import vela
+from onceforall.devices import Target, measure, provenance, vela
 from onceforall.errors import InputError
 
 IMAGE = torch.zeros((1, 8, 8, 16))
@@ -27,9 +24,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "n.tflite"
 
 
-def estimate(file: Path, device: str = "vela") -> vela.Estimate:
-    target: Any = SimpleNamespace(device=device)
-    return vela.open(file, IMAGE, target)
+def estimate(file: Path, device: str = "vela", threads: int = 1) -> vela.Estimate:
+    return vela.open(file, IMAGE, Target(device, threads, precision="int8"))
 
 
 def test_an_estimate_and_its_facts(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +49,13 @@ def test_the_name_says_for_which(file: Path) -> None:
     facts = estimate(file, "vela:ethos-u55-32:Ethos_U55_Deep_Embedded:Sram_Only").facts
     told = facts["accelerator"], facts["system"], facts["memory_mode"]
     assert told == ("Ethos_U55_32", "Ethos_U55_Deep_Embedded", "Sram_Only")
+    target = Target("vela:ethos-u55-32:Ethos_U55_Deep_Embedded", precision="int8")
+    assert str(target) == "vela:ethos-u55-32:Ethos_U55_Deep_Embedded-int8"
+    told = provenance(target)
+    assert told["estimated"] is True
+    assert told["processor"] == "ethos-u55-32 Ethos_U55_Deep_Embedded"
+    latency = measure(target, file, (8, 8, 16))
+    assert (latency.runs, latency.noise) == (1, None)  # nothing to repeat
     assert estimate(file, "vela:ethos-u55-32").facts["cycles"] >= facts["cycles"] / 4
 
 
@@ -82,7 +85,13 @@ def test_what_does_not_run_on_the_accelerator(file: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"no\.tflite: no such file"):
         estimate(tmp_path / "no.tflite")
     with pytest.raises(InputError, match="batch: vela estimates one image a run, not 2"):
-        vela.open(file, torch.zeros((2, 8, 8, 16)), SimpleNamespace(device="vela"))  # type: ignore[arg-type]
+        vela.open(file, torch.zeros((2, 8, 8, 16)), Target("vela", precision="int8"))
+    with pytest.raises(InputError, match="batch: vela runs one image at a time, not 2"):
+        Target("vela", batch=2, precision="int8")
+    with pytest.raises(InputError, match="precision: vela has int8, not 'fp32'"):
+        Target("vela")
+    with pytest.raises(InputError, match="threads: vela's accelerators have none; 1, not 2"):
+        estimate(file, threads=2)
 
 
 def test_operators_left_to_the_cpu_are_counted_and_said(

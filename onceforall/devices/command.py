@@ -9,17 +9,21 @@ print, never a network or an arch.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -48,25 +52,31 @@ def open(file: Path, example: Tensor, target: Target) -> Command:
     return Command(description, file.resolve(), target.threads, len(example))
 
 
+def provenance(target: Target) -> dict[str, str]:
+    """What its times are of: the device by its name, and the command that runs a file."""
+    description = describe(target.device)
+    digest = hashlib.sha256(description.run.encode()).hexdigest()[:8]
+    return {
+        "machine": description.name,
+        "system": "behind a command",
+        "processor": description.name,
+        "runtime": f"{shlex.split(description.run)[0]} {digest}",
+    }
+
+
 class Command:
-    """A file on a device that commands reach. `facts` grow as commands are run; `printed` names the
-    file that keeps what they printed."""
+    """A file on a device that commands reach, brought there once and removed by `close`, or when
+    nobody has this any more. `facts` grow as commands are run; `printed` in them names the file
+    that keeps all they printed."""
 
     def __init__(self, description: Description, file: Path, threads: int, batch: int) -> None:
-        self.description = description
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        self._log = cache_folder() / "commands" / f"{_plain(description.name)}-{digest}.log"
-        self._places = {
-            "file": str(file),
-            "folder": str(file.parent),
-            "name": f"onceforall-{digest}{''.join(file.suffixes[-1:])}",
-            "threads": str(threads),
-            "batch": str(batch),
-        }
-        self.facts: dict[str, Any] = {"printed": str(self._log)}
+        self._steps = _Steps(description, file, threads, batch)
+        self._there = False  # the file, on the device
+        self.facts: dict[str, Any] = {"printed": str(self._steps.log)}
+        self.close = weakref.finalize(self, self._steps.clean)
 
     def __call__(self) -> None:
-        """One run, with all steps around it."""
+        """One run, with what must come before it."""
         self._measured(0.0, 1)
 
     def times(self, seconds: float) -> list[float]:
@@ -76,36 +86,55 @@ class Command:
         Raises:
             InputError: a command failed, hung or printed no latency, also when it was run again.
         """
-        return self._measured(seconds, self.description.runs)
+        return self._measured(seconds, self._steps.description.runs)
 
     def _measured(self, seconds: float, runs: int) -> list[float]:
-        places = {**self._places, "runs": str(runs)}
-        try:
-            self._step("upload", places)
-            if self.description.facts and "device" not in self.facts:
-                self.facts = {**_facts(self._step("facts", places)), **self.facts}
-                self.facts.setdefault("device", self.description.name)
-            found: list[float] = []
-            end = time.monotonic() + seconds
-            while not found or time.monotonic() < end:
-                found += self._latencies(places)
-            return found
-        finally:
-            self._clean(places)
+        if not self._there:
+            self._steps.told("upload")
+            self.facts = {**facts_of(self._steps), **self.facts}
+            self._there = True
+        found: list[float] = []
+        end = time.monotonic() + seconds
+        while not found or time.monotonic() < end:
+            found += self._steps.latencies(runs)
+        return found
 
-    def _latencies(self, places: Mapping[str, str]) -> list[float]:
+
+class _Steps:
+    """The commands of a description, for one file; of which a copy is kept for as long."""
+
+    def __init__(self, description: Description, file: Path, threads: int, batch: int) -> None:
+        self.description = description
+        self._kept = TemporaryDirectory()
+        for part in file.parent.glob(f"{glob.escape(file.stem)}.*"):
+            shutil.copy(part, self._kept.name)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        self.log = cache_folder() / "commands" / f"{_plain(description.name)}-{digest}.log"
+        self._places = {
+            "file": str(Path(self._kept.name) / file.name),
+            "folder": self._kept.name,
+            "name": f"onceforall-{digest}{file.suffix}",
+            "threads": str(threads),
+            "batch": str(batch),
+            "runs": str(description.runs),
+        }
+
+    def latencies(self, runs: int) -> list[float]:
+        """Milliseconds, as one command prints them."""
+        places = {**self._places, "runs": str(runs)}
         return self._retried(lambda: self._found(self._once("run", places)))
 
-    def _step(self, step: str, places: Mapping[str, str]) -> str:
+    def told(self, step: str) -> str:
+        """What a step prints; a step that there is not prints nothing."""
         if not self.description.words(step):
             return ""
-        return self._retried(lambda: self._once(step, places))
+        return self._retried(lambda: self._once(step, self._places))
 
-    def _clean(self, places: Mapping[str, str]) -> None:
+    def clean(self) -> None:
         """What is left over there disturbs nobody: an error before this one is worth more."""
         if self.description.words("clean"):
             try:
-                self._once("clean", places)
+                self._once("clean", self._places)
             except InputError as error:
                 self._keep(str(error))
 
@@ -175,11 +204,11 @@ class Command:
     def _failed(self, step: str, what: str, printed: str) -> InputError:
         lines = [line.strip() for line in printed.splitlines() if line.strip()]
         told = " | ".join(lines[-QUOTED:])[-300:] or "nothing"
-        return self.description.wrong(step, f"{what}; it printed: {told} (all in {self._log})")
+        return self.description.wrong(step, f"{what}; it printed: {told} (all in {self.log})")
 
     def _keep(self, text: str) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("a", encoding="utf-8") as log:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as log:
             log.write(text.rstrip("\n") + "\n")
 
 
@@ -222,11 +251,12 @@ def _at(value: Any, path: str) -> list[Any]:
     return [w for v in found for w in (v if isinstance(v, list) else [v])]
 
 
-def _facts(printed: str) -> dict[str, str]:
-    """Lines `key: value`, or else the text as the device's name."""
+def facts_of(steps: _Steps) -> dict[str, str]:
+    """What the device says of itself: lines `key: value`, or else a text that is its name."""
+    printed = steps.told("facts")
     pairs = [re.fullmatch(r"\s*(\w+)\s*[:=]\s*(.*?)\s*", line) for line in printed.splitlines()]
     found = {pair[1]: pair[2] for pair in pairs if pair}
-    return found or {"device": " ".join(printed.split())}
+    return {"device": " ".join(printed.split()) or steps.description.name, **found}
 
 
 def _plain(name: str) -> str:

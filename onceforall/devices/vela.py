@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,19 @@ def open(file: Path, example: Tensor, target: Target) -> Estimate:
     """
     if len(example) != 1:
         raise InputError(f"batch: vela estimates one image a run, not {len(example)}")
+    if target.threads != 1:
+        raise InputError(f"threads: vela's accelerators have none; 1, not {target.threads}")
     return estimate(file, options(target.device))
+
+
+def provenance(target: Target) -> dict[str, str]:
+    """What its estimates are of: an accelerator that need not be there."""
+    return {
+        "machine": "estimated",
+        "system": "none",
+        "processor": " ".join(options(target.device)[1::2]),
+        "runtime": f"ethos-u-vela {version('ethos-u-vela')}",
+    }
 
 
 def options(device: str) -> list[str]:

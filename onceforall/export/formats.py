@@ -112,6 +112,14 @@ _OURS = (
         package="openvino",
         extra="openvino",
     ),
+    Format(
+        "litert",
+        ".tflite",
+        "onceforall.export.litert",
+        ("fp32", "int8"),
+        package="ai_edge_litert",
+        extra="litert",
+    ),
 )
 
 
