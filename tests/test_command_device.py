@@ -100,15 +100,16 @@ def test_examples_are_descriptions() -> None:
 
 def test_places_are_filled_and_paths_stay_whole(tmp_path: Path, file: Path) -> None:
     run = program(tmp_path, "import sys\nprint(sys.argv[1:])\nprint('ms: 2.5')\nprint('ms: 3')")
-    name = device(
-        tmp_path, run=f"{run} {{file}} --t={{threads}} {{batch}} {{runs}} {{name}}", runs=9
-    )
-    call = opened(name, file, 2, torch.zeros((4, 3, 8, 8)))
+    run += " {file} --t={threads} {batch} {runs} {name}"
+    content = file.read_bytes()
+    call = opened(device(tmp_path, run=run, runs=9), file, 2, torch.zeros((4, 3, 8, 8)))
+    file.unlink()  # as a file that was written for timing is, once it was opened
     assert call.times(0.0) == [2.5, 3.0]
     words = ast.literal_eval(Path(call.facts["printed"]).read_text().splitlines()[1])
     assert words[1:4] == ["--t=2", "4", "9"]
-    assert Path(words[0]).name == file.name
+    assert Path(words[0]).name == NAME
     assert Path(words[0]).read_bytes() == content
+    assert re.fullmatch(r"onceforall-[0-9a-f]{16}\.onnx", words[4])
     assert not (tmp_path / "harm").exists()
     assert not Path("harm").exists()
 
@@ -195,8 +196,9 @@ def test_a_command_that_fails_once_is_forgiven(tmp_path: Path, file: Path) -> No
     run = program(tmp_path, text + "p.touch()")
     assert opened(device(tmp_path, run=run, retries=1), file).times(0.0) == [4.0]
     there.unlink()
+    (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match="no latency"):
-        opened(device(tmp_path, run=run, retries=0), file).times(0.0)
+        opened(device(tmp_path / "b", run=run, retries=0), file).times(0.0)
 
 
 def test_what_a_hanging_command_started_is_ended_too(tmp_path: Path, file: Path) -> None:
@@ -277,7 +279,8 @@ def test_a_network_is_measured_by_its_description(tmp_path: Path) -> None:
     run = program(tmp_path, "import sys, os\nprint('ms:', 3 + (os.path.getsize(sys.argv[1]) > 0))")
     target = Target(device(tmp_path, run=run + " {file}", name="Phone 3"))
     found = measure(target, nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval(), (3, 8, 8), 2)
-    assert (found.median_ms, found.runs) == (4.0, 2)
+    assert found.median_ms == 4.0
+    assert found.runs >= 2
     told = provenance(target)
     assert (str(target), told["machine"]) == ("command:Phone 3", "Phone 3")
     (tmp_path / "b").mkdir()
