@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onceforall import families
+from onceforall import families, interop
+from onceforall.data import FileImages, Normalisation, in_order, list_folder
 from onceforall.errors import InputError
 from onceforall.export import litert, litert_environment
 
@@ -78,7 +79,11 @@ def test_the_device_runs_the_file(tmp_path: Path, precision: str, batch: int) ->
     assert torch.allclose(litert.result(runner), litert.load(path)(x), atol=1e-5)
 
 
-def test_a_file_is_measured(tmp_path: Path) -> None:
+def test_a_file_is_measured_without_a_converter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(litert_environment.SWITCH, "no")
+    monkeypatch.setattr(litert_environment, "_WORKERS", [])
     linear(tmp_path / "n.tflite")
     assert measure(Target("litert-cpu"), tmp_path / "n.tflite", (3, 4, 6), 2).median_ms > 0
     with pytest.raises(InputError, match=r"n\.tflite: onnxruntime-cpu opens onnx"):
@@ -288,3 +293,32 @@ def test_what_cannot_be_converted_is_one_line(
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
     assert not "".join(capfd.readouterr())
+
+
+@CONVERTER
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_published_network_ranks_real_images_as_pytorch_does(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """In int8, calibrated on others of the images, it still classifies: it finds the right one of
+    the 1000 classes nearly as often."""
+    source = data_dir / "proxyless"
+    network = interop.read_network(source / "proxyless-w0.3-r176_imagenet.json")
+    module = interop.read_weights(source / "proxyless-w0.3-r176_imagenet.pth", *network).eval()
+    listed, _ = list_folder(data_dir / "imagenet_samples" / "val")
+    half = Normalisation((0.5,) * 3, (0.5,) * 3)
+    files = FileImages(listed.paths, listed.labels, half, workers=0)
+    mixed = files.subset(np.random.default_rng(0).permutation(len(files))[:300].tolist())
+    ((x, y),) = mixed.stream(in_order(300, 300, 176))
+    litert.write(module, (3, 176, 176), tmp_path / "n.tflite", {})
+    litert.write(module, (3, 176, 176), tmp_path / "q.tflite", {}, "int8", x[200:])
+    x, y = x[:200], y[:200]
+    with torch.inference_mode():
+        expected = module(x)
+    found, steps = (litert.load(tmp_path / f"{n}.tflite")(x) for n in "nq")
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+    right, quantised = ((z.argmax(1) == y).float().mean() for z in (expected, steps))
+    assert quantised >= right - 0.06
+    assert right > 0.5

@@ -29,7 +29,7 @@ from onceforall.progress import bar, busy, say
 
 SWITCH = "ONCEFORALL_LITERT"
 REQUIREMENTS = ("litert-torch>=0.10,<0.11", "torch>=2.11,<2.15")
-SIZE = "2 GB, or 5 where pip's PyTorch comes with CUDA"
+SIZE = "2 GB, or 7 where pip's PyTorch comes with CUDA"
 ENDS_SECONDS = 5  # that the process has to end by itself
 WORKER = Path(__file__).with_name("litert_worker.py")
 READY = "ready.json"  # in an environment that was tried
