@@ -26,7 +26,7 @@ def provenance(target: Target) -> dict[str, Any]:
     }
     if known.estimated:
         found["estimated"] = True
-    return found | (known.facts(target) if known.facts is not None else {})
+    return found | known.told(target)
 
 
 def _processor() -> str:

@@ -87,7 +87,10 @@ class _Anchor:
 
 @cache
 def _anchor(target: Target) -> _Anchor:
-    """Probed over some seconds, so that a short disturbance does not set the standard."""
+    """Probed over some seconds, so that a short disturbance does not set the standard. In ONNX
+    Runtime where a file for the device itself is slow to make: it is the machine that is asked."""
+    if target.format is not None and target.format.slow:
+        return _anchor(Target(threads=target.threads))
     network = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1))
     call = target.prepare(network, (3, 32, 32))
     fastest = float("inf")

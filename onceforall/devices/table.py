@@ -12,11 +12,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
+from onceforall.devices.description import describe, is_description
 from onceforall.errors import InputError, choices
 from onceforall.export import quiet
 
@@ -36,6 +37,7 @@ class Device:
         batched: it runs several images at once.
         estimated: its times are calculated, not measured.
         facts: of `(target)`: more of what its times are of, in place of this machine's.
+        options: its name may go on with `:` and what its file understands.
         ready: says why it cannot be used here, in a few words; None: where its package is there.
     """
 
@@ -48,8 +50,9 @@ class Device:
     here: bool = True
     batched: bool = True
     estimated: bool = False
-    facts: Callable[[Any], dict[str, Any]] | None = None
+    facts: str | Callable[[Any], dict[str, Any]] | None = None
     ready: str | Callable[[], str] | None = None
+    options: bool = False
 
     def open(self, file: Any, example: Any, target: Any) -> Callable[[], object]:
         """A call that runs a file (or a module) once on `example` (N, C, H, W)."""
@@ -81,6 +84,10 @@ class Device:
         if self.package and importlib.util.find_spec(self.package) is None:
             return f"pip install 'onceforall[{self.extra}]'"
         return "" if self.ready is None else _found(self.ready)()
+
+    def told(self, target: Any) -> dict[str, Any]:
+        """What its times are of, in place of this machine's processor and runtime."""
+        return {} if self.facts is None else _found(self.facts)(target)
 
     def runtime(self) -> str:
         """Name and version, such as `onnxruntime 1.20.1`."""
@@ -153,6 +160,27 @@ _OURS = (
         "ncnn",
         batched=False,
     ),
+    Device(
+        "litert-cpu",
+        ("litert",),
+        ("fp32", "int8"),
+        f"{_ROOM}.litert_cpu:open",
+        "ai_edge_litert",
+        "litert",
+    ),
+    Device(
+        "vela",
+        ("litert",),
+        ("int8",),
+        f"{_ROOM}.vela:open",
+        "ethosu",
+        "vela",
+        here=False,
+        batched=False,
+        estimated=True,
+        facts=f"{_ROOM}.vela:provenance",
+        options=True,
+    ),
     Device("torch-cpu", (MODULE, "pt2"), ("fp32", "bf16"), f"{_ROOM}.pytorch:open_cpu", "torch"),
     Device(
         "torch-cpu-compiled",
@@ -194,7 +222,26 @@ def names() -> list[str]:
 
 @cache
 def device_named(name: str) -> Device:
-    """Raises InputError where there is none of that name."""
+    """The device of a name: one of the table, one with options (`vela:ethos-u55-256`), or one that
+    a file describes (`phone.yaml`).
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if is_description(name):
+        given = describe(name)
+        return Device(
+            f"command:{given.name}",
+            given.formats,
+            given.precisions,
+            f"{_ROOM}.command:open",
+            here=False,
+            estimated=given.estimated,
+            facts=f"{_ROOM}.command:provenance",
+        )
+    base = devices().get(name.partition(":")[0])
+    if base is not None and base.options:
+        return replace(base, name=name)
     if name not in devices():
         raise InputError(f"device: {name!r} is not known; there are {choices(names())}")
     return devices()[name]

@@ -32,6 +32,7 @@ class Format:
         precisions: that a file can have; the way a runtime runs it may be another still.
         module: of its functions.
         package: what must be installed to write one, and `extra`, which brings it; "": nothing.
+        slow: its converter takes seconds, and may have to be set up first.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Format:
     parts: tuple[str, ...] = ()
     package: str = ""
     extra: str = ""
+    slow: bool = False
 
     def check_precision(self, precision: str) -> None:
         """Raises InputError where no file of this format has the precision."""
@@ -128,6 +130,15 @@ _OURS = (
         parts=(".bin", ".json"),
         package="pnnx",
         extra="ncnn",
+    ),
+    Format(
+        "litert",
+        ".tflite",
+        "onceforall.export.litert",
+        ("fp32", "int8"),
+        package="ai_edge_litert",
+        extra="litert",
+        slow=True,
     ),
 )
 
