@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 
 from onceforall.cli import (  # noqa: E402
+    classifying,
+    devices,
     evaluation,
     networks,
     predictors,
@@ -46,7 +48,9 @@ app.command()(search.search)
 app.command()(specialize.specialize)
 app.command()(networks.info)
 app.command()(evaluation.evaluate)
-app.command()(networks.measure)
+app.command()(classifying.classify)
+app.command()(devices.devices)
+app.command()(devices.measure)
 app.command()(networks.export)
 app.command()(zoo.zoo)
 app.command()(zoo.convert)

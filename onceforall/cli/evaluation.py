@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,6 +15,8 @@ from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import nn
 
     from onceforall.data import Images, Normalisation
     from onceforall.supernet import Score
@@ -74,11 +77,13 @@ def evaluate(
     on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Measures the accuracy of a network, or another task's metric.
+    """Measures the accuracy of a network, or another task's metric. NET may be an exported file,
+    which is run by the runtime of its format.
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
     from onceforall import supernet
+    from onceforall.export import is_exported
 
     if calibrate_data is not None and not calibrate:
         raise InputError(
@@ -87,19 +92,22 @@ def evaluate(
     if estimator not in supernet.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
     place = supernet.torch_device(on)
-    network = resolved(net, resolution, weights)
-    metric = supernet.tasks.get(task or task_of(network.facts)).metric
-    module = network.module().to(place)
-    size = network.arch.resolution
-    normalisation = _normalisation(mean, std, network.data)
-    channels = network.family.in_channels
+    file = is_exported(net)
+    if file and (weights is not None or calibrate or on == "cuda"):
+        raise InputError(
+            f"{net}: a file is run as it is, by its runtime; leave out --weights,"
+            " --calibrate and --on"
+        )
+    judged = _exported(net, resolution) if file else _network(net, resolution, weights)
+    metric = supernet.tasks.get(task or judged.task).metric
+    module = judged.module if file else judged.module.to(place)
+    size, channels = judged.resolution, judged.channels
+    normalisation = _normalisation(mean, std, judged.data)
     images, unlabelled, classes = labelled(
         data, split, channels, normalisation, workers, calibrate, calibrate_data, max_unreadable
     )
-    if len(classes) != network.family.classes:
-        raise InputError(
-            f"--data: {data} has {len(classes)} classes, the network {network.family.classes}"
-        )
+    if len(classes) != judged.classes:
+        raise InputError(f"--data: {data} has {len(classes)} classes, the network {judged.classes}")
     if calibrate and unlabelled is not None:
         batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
         supernet.calibrate(module, batches, estimator)
@@ -123,6 +131,43 @@ def evaluate(
         + ("" if found.stderr is None else f" (standard error {found.stderr:.2f})")
         + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
         + (f"; {len(unreadable)} unreadable images left out" if unreadable else ""),
+    )
+
+
+class _Judged(NamedTuple):
+    """A network to be evaluated."""
+
+    module: nn.Module
+    resolution: int
+    channels: int
+    classes: int
+    task: str
+    data: dict[str, Any]  # mean and std, where they are known
+
+
+def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
+    found = resolved(net, resolution, weights)
+    family = found.family
+    return _Judged(
+        found.module(),
+        found.arch.resolution,
+        family.in_channels,
+        family.classes,
+        task_of(found.facts),
+        found.data,
+    )
+
+
+def _exported(net: str, resolution: int | None) -> _Judged:
+    from onceforall.export import Opened
+
+    file = Opened(Path(net))
+    if resolution not in (None, file.resolution):
+        raise InputError(
+            f"--resolution: {net} is for images of {file.resolution} px, not {resolution}"
+        )
+    return _Judged(
+        file, file.resolution, file.channels, len(file.classes), task_of(file.facts), file.facts
     )
 
 

@@ -11,8 +11,11 @@ import typer
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from onceforall.data import Images, Normalisation, Source
     from onceforall.families import Family
+    from onceforall.interop import Resolved
 
 Net = Annotated[
     str,
@@ -137,6 +140,22 @@ def labelled(
     order = np.random.default_rng(3).permutation(len(images)).tolist()
     drawn, rest = sorted(order[:calibrate]), sorted(order[calibrate:])
     return Scored(images.subset(rest), images.subset(drawn), classes)
+
+
+def calibration_images(data: str, network: Resolved, n: int) -> Tensor:
+    """(n, C, H, W) images for int8, as the network is given them; fewer where there are fewer."""
+    import torch
+    from torch import nn
+
+    from onceforall.data import Normalisation, Source
+    from onceforall.supernet import unlabelled_batches
+
+    channels, about = network.family.in_channels, network.data
+    given = Normalisation(tuple(about["mean"]), tuple(about["std"])) if "mean" in about else None
+    mean_std = (given.mean, given.std) if given else (None, None)
+    source = Source(data, channels=channels, mean=mean_std[0], std=mean_std[1])
+    images = _any_images(source, channels, given)
+    return torch.cat(list(unlabelled_batches(images, network.arch.resolution, n, nn.Identity())))
 
 
 def _refuse_scored(scored: Images, others: Images | None, name: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Commands about one network: `info`, `measure`, `export`."""
+"""Commands about one network: `info`, `export`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit, table
-from onceforall.cli.nets import Net, Weights
+from onceforall.cli.nets import Net, Weights, calibration_images
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Resolution = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Of the device's runtime.")]
 Device = Annotated[
-    str, typer.Option(help="onnxruntime-cpu, torch-cpu, torch-cuda, or one of a plug-in.")
+    str, typer.Option(help="One of `onceforall devices`, or a YAML file that describes one.")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images a run.")]
 On = Annotated[
@@ -31,7 +31,9 @@ On = Annotated[
         show_default=False,
     ),
 ]
-Precision = Annotated[str, typer.Option(help="fp32, and on torch devices bf16 or fp16.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32, int8, bf16 or fp16: those that the device has.")
+]
 
 
 def resolved(net: str, resolution: int | None, weights: Path | None = None) -> Resolved:
@@ -50,6 +52,15 @@ def info(
         str, typer.Option(help="How to count: 'ours' (multiply-adds) or 'mmrazor' (its FLOPs).")
     ] = "ours",
     resolution: Resolution = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Shows instead what each layer takes there; NET may be an exported file.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Shows an arch, its layers and what it costs.
@@ -57,6 +68,12 @@ def info(
     Example: onceforall info ofa_mbv3_w1.0:largest
     """
     from onceforall import costs
+    from onceforall.cli import profiling
+
+    if profile is not None:
+        found = profiling.profiled(net, profile, threads, resolution)
+        emit(found, as_json, profiling.shown(found))
+        return
 
     if macs not in ("ours", "mmrazor"):
         raise InputError(f"--macs: {macs!r} is not 'ours' or 'mmrazor'")
@@ -115,49 +132,24 @@ def _by_layer(rows: tuple[Any, ...]) -> list[dict[str, Any]]:
     return list(layers.values())
 
 
-def measure(
-    net: Net,
-    device: Device = "onnxruntime-cpu",
-    threads: Threads = 1,
-    batch: Batch = 1,
-    precision: Precision = "fp32",
-    resolution: Resolution = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs.")] = 21,
-    as_json: Json = False,
-) -> None:
-    """Times a network on a device, with fresh weights: they make no difference.
-
-    Example: onceforall measure ofa_mbv3_w1.0:smallest --device onnxruntime-cpu --threads 1
-    """
-    from onceforall import devices
-
-    network = resolved(net, resolution)
-    size = network.arch.resolution
-    target = devices.Target(device, threads, batch, precision)
-    module = network.family.build(network.arch).eval()
-    found = devices.measure(target, module, (network.family.in_channels, size, size), rounds)
-    emit(
-        {
-            "median_ms": found.median_ms,
-            "p10_ms": found.p10_ms,
-            "p90_ms": found.p90_ms,
-            "runs": found.runs,
-            "device": str(target),
-            "arch": str(network.arch),
-            **devices.provenance(target),
-        },
-        as_json,
-        f"{found.median_ms:.4g} ms median (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g};"
-        f" {found.runs} runs) on {target}",
-    )
-
-
 def export(
     net: Net,
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     weights: Weights = None,
-    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help="onnx, openvino, executorch, ncnn, litert or pt2.")
+    ] = "onnx",
     resolution: Resolution = None,
+    precision: Annotated[str, typer.Option(help="fp32 or int8; of ncnn fp16, too.")] = "fp32",
+    calibrate_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="For int8: training images, a data set or a folder, labelled or not.",
+            show_default=False,
+        ),
+    ] = None,
+    calibrate: Annotated[int, typer.Option(min=2, help="How many of them.")] = 300,
     as_json: Json = False,
 ) -> None:
     """Writes a network as a file for other runtimes, and checks that file against PyTorch.
@@ -173,14 +165,26 @@ def export(
     size = network.arch.resolution
     shape = (network.family.in_channels, size, size)
     facts = {"arch": str(network.arch), "resolution": size, **network.data}
-    done = exporting.export(module, shape, out, format, facts)
+    images = None
+    if calibrate_data is not None:
+        images = calibration_images(calibrate_data, network, calibrate)
+    elif precision == "int8":
+        raise InputError("--calibrate-data: int8 needs training images; name a folder of them")
+    done = exporting.export(
+        module, shape, out, format, facts, precision=precision, calibration=images, images=images
+    )
+    alike = "" if done.agreement is None else f", names {100 * done.agreement:.1f}% of images alike"
     emit(
         {
             "path": str(done.path),
             "format": done.format,
+            "precision": done.precision,
             "bytes": done.bytes,
+            "digest": done.digest,
             "max_abs_diff": done.max_abs_diff,
+            "agreement": done.agreement,
         },
         as_json,
-        f"{done.path}: {done.bytes:,} bytes, differs from PyTorch by {done.max_abs_diff:.2g}",
+        f"{done.path}: {done.bytes:,} bytes, differs from PyTorch by {done.max_abs_diff:.2g}"
+        + alike,
     )

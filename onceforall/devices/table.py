@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points, packages_distributions, version
 from typing import Any
 
 from onceforall.devices.description import describe, is_description
@@ -95,10 +95,8 @@ class Device:
             return "unknown"
         known = getattr(quiet.imported(self.package), "__version__", None)
         if known is None:
-            try:
-                known = version(self.package.replace("_", "-"))
-            except PackageNotFoundError:
-                known = "unknown"
+            names = packages_distributions().get(self.package, [])
+            return f"{names[0]} {version(names[0])}" if names else f"{self.package} unknown"
         return f"{self.package} {known}"
 
 

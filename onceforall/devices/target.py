@@ -69,8 +69,9 @@ class Target:
 
     @property
     def delivered_format(self) -> Format:
-        """Of the file that a network is delivered in: one the device opens."""
-        return format_named(next(name for name in self.known.formats if name != MODULE))
+        """Of the file that a network is delivered in: what the device opens; ONNX, which most
+        runtimes read, where it runs modules."""
+        return self.format or format_named("onnx")
 
     def file_precision(self, form: Format) -> str:
         """Of the file: int8 is written; what is left is a way to run a file in fp32."""

@@ -8,15 +8,17 @@ A call may have a method `stretch`, a context manager that is entered around eac
 stretches: for settings of the process that the call needs, that must not stay, and that take
 too long to be set within what is timed. A call may have a method `times(seconds)`, which runs for
 about so long and returns the milliseconds of single runs: what runs elsewhere has another clock.
+Its attribute `facts` is what else the runs told (SRAM, cycles).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 ROUNDS = 9
 STRETCH_SECONDS = 0.02  # of one network in one round
@@ -37,6 +39,7 @@ class Latency:
     p90_ms: float
     runs: int
     noise: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what the call told
 
     @property
     def noisy(self) -> bool:
@@ -64,7 +67,8 @@ def time_calls(
                     stretch = elsewhere(stretch_seconds)
             medians[i].append(median(stretch))
             times[i] += stretch
-    return [_latency(m, sorted(t)) for m, t in zip(medians, times, strict=True)]
+    facts = [dict(getattr(call, "facts", {})) for call in calls]
+    return [_latency(m, sorted(t), f) for m, t, f in zip(medians, times, facts, strict=True)]
 
 
 def _stretch(call: Callable[[], object], seconds: float) -> list[float]:
@@ -81,7 +85,7 @@ def _stretch(call: Callable[[], object], seconds: float) -> list[float]:
             return found
 
 
-def _latency(medians: list[float], times: list[float]) -> Latency:
+def _latency(medians: list[float], times: list[float], facts: dict[str, Any]) -> Latency:
     last = len(times) - 1
     middle = median(medians)
     noise = None
@@ -89,4 +93,4 @@ def _latency(medians: list[float], times: list[float]) -> Latency:
         spread = median(abs(m - middle) for m in medians)
         noise = 1.96 * 1.2533 * 1.4826 * spread / len(medians) ** 0.5 / middle
     low, high = times[round(0.1 * last)], times[round(0.9 * last)]
-    return Latency(middle, low, high, len(times), noise)
+    return Latency(middle, low, high, len(times), noise, facts)

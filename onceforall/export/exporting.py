@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,23 @@ def export(
 
     write_atomically(path, write_and_check, overwrite=overwrite)
     (done,) = found
-    return Exported(**{**vars(done), "path": path})
+    return replace(done, path=path)
+
+
+def moved(done: Exported, to: Path) -> Exported:
+    """The file under another name, on any disk; whole or not at all, and never over another."""
+    form = format_named(done.format)
+    for file in form.files(to):
+        refuse_existing(file)
+    for source, wanted in reversed(list(zip(form.files(done.path), form.files(to), strict=True))):
+        write_atomically(wanted, partial(_copy, source))
+    for source in form.files(done.path):
+        source.unlink()
+    return replace(done, path=to)
+
+
+def _copy(source: Path, to: Path) -> None:
+    shutil.copyfile(source, to)
 
 
 def write_for_timing(

@@ -6,7 +6,7 @@ from onceforall.pipeline.demonstration import demo
 from onceforall.pipeline.evidence import Evidence, gather_evidence
 from onceforall.pipeline.finetuning import Finetuned, finetune, with_epochs
 from onceforall.pipeline.limits import Limits, refuse_impossible
-from onceforall.pipeline.runs import Run, open_run
+from onceforall.pipeline.runs import Run, open_run, run_of
 from onceforall.pipeline.specializing import specialize
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "gather_evidence",
     "open_run",
     "refuse_impossible",
+    "run_of",
     "specialize",
     "with_epochs",
 ]

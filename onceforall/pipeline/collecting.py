@@ -222,7 +222,8 @@ def add_latencies(
     with appending(path) as file:
         for arch, time in zip(archs, times, strict=True):
             spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
-            facts = spread | circumstances
+            spread |= {} if time.noise is None else {"noise": time.noise}
+            facts = spread | dict(time.facts) | circumstances
             add(file, Record(arch, LATENCY, time.median_ms, "ms", str(target), facts))
 
 

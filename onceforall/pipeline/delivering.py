@@ -8,19 +8,25 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from onceforall import devices
 from onceforall.costs import cost
-from onceforall.export import Exported, export
+from onceforall.data import Images
+from onceforall.export import Exported, Opened, export, moved
 from onceforall.files import write_json
 from onceforall.pipeline.collecting import digest, shape_of
 from onceforall.pipeline.evidence import Evidence
 from onceforall.pipeline.limits import Limits
 from onceforall.space import Arch
-from onceforall.supernet import Metric, calibrated, save_network, score
+from onceforall.supernet import Metric, calibrated, save_network, score, unlabelled_batches
+
+CALIBRATED_ON = 300  # training images, in int8
+COMPARED_ON = 200  # validation images, on which file and network should agree
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,13 @@ class Card:
     limits: dict[str, float] = field(default_factory=dict)
     device: str = ""
     folder: str = ""
+    file: str = "network.onnx"  # in the folder: checked, scored on the test set, timed
+    file_bytes: int | None = None
+    file_digest: str | None = None
+    precision: str = "fp32"  # of the file
+    runs_in: str = "fp32"  # on the device
     max_abs_diff: float | None = None  # of the exported file's outputs, against PyTorch
+    agreement: float | None = None  # share of images whose first class is PyTorch's
     uncovered: tuple[str, ...] = ()  # operations that MACs and activations leave out
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,30 +75,64 @@ class Timed:
 
     arch: Arch
     network: nn.Module
+    exported: Exported  # its file, which was timed, where the device opens files
+    folder: TemporaryDirectory  # of that file, until it is delivered
     latency_ms: float
     disturbed: bool  # whether the machine was busy otherwise
     qualified_ms: float | None = None  # its latency when it was a candidate
 
 
 def calibrated_and_timed(evidence: Evidence, arch: Arch) -> Timed:
+    """Calibrated, exported, checked on real images; the file that will be delivered is timed, or
+    the network itself on a device that runs networks of this process."""
     network = calibrated(evidence.supernet, arch, evidence.data)
-    (time,) = evidence.measure_latencies([network], [arch])
-    return Timed(arch, network, time, devices.disturbed(evidence.target))
+    target, data = evidence.target, evidence.data
+    form = target.delivered_format
+    own = copy.deepcopy(network).cpu()
+    images = _images(data.train, arch.resolution, CALIBRATED_ON, own)
+    facts = {
+        "arch": str(arch),
+        "resolution": arch.resolution,
+        **data.facts(),
+        "supernet": digest(evidence.supernet),
+        "task": evidence.task.name,
+    }
+    folder = TemporaryDirectory()
+    exported = export(
+        own,
+        shape_of(evidence.supernet.family, arch),
+        Path(folder.name) / f"network{form.suffix}",
+        form.name,
+        facts,
+        precision=target.file_precision(form),
+        calibration=images,
+        images=_images(data.validation, arch.resolution, COMPARED_ON, own),
+    )
+    timed = network if target.format is None else exported.path
+    (time,) = evidence.measure_latencies([timed], [arch])
+    return Timed(arch, network, exported, folder, time, devices.disturbed(target))
+
+
+def _images(images: Images, resolution: int, n: int, network: nn.Module) -> Tensor:
+    """(n, C, H, W) of them, as they are evaluated."""
+    return torch.cat(list(unlabelled_batches(images, resolution, n, network)))
 
 
 def deliver(
     evidence: Evidence, name: str, timed: Timed, out: Path, limits: Limits | None = None
 ) -> Card:
-    """Evaluates a calibrated network on the test set, exports it, checks the file, and writes the
-    card that says it all."""
+    """Evaluates the file of a calibrated network on the test set, puts it in its place, and writes
+    the card that says it all."""
     arch, metric = timed.arch, evidence.metric
     family = evidence.supernet.family
-    test = score(timed.network, arch.resolution, evidence.data.test, metric)
     network = copy.deepcopy(timed.network).cpu()
-    shape = shape_of(family, arch)
-    counts = cost(network, shape)
-    facts = {"arch": str(arch), "resolution": arch.resolution, **evidence.data.facts()}
-    exported: Exported = export(network, shape, out / "network.onnx", "onnx", facts)
+    counts = cost(network, shape_of(family, arch))
+    file = Opened(timed.exported.path, max(evidence.target.threads, 1))
+    test = score(file, arch.resolution, evidence.data.test, metric)
+    validation = evidence.scores[arch]
+    if timed.exported.precision != "fp32":  # what int8 costs is measured, too
+        validation = score(file, arch.resolution, evidence.data.validation, metric).value
+    exported = moved(timed.exported, out / timed.exported.path.name)
     about = {"data": evidence.data.facts(), "task": evidence.task.name}
     save_network(out / "network.safetensors", network, family, arch, about)
     population = evidence.supernet.space.encode([arch])
@@ -99,7 +145,7 @@ def deliver(
         peak_activation_bytes=counts.peak_activation_bytes,
         metric=metric,
         predicted=float(evidence.score_predictor.predict(population).mean[0]),
-        validation=evidence.scores[arch],
+        validation=validation,
         test=test.value,
         latency_predicted_ms=float(evidence.latency_predictor.predict(population).mean[0]),
         latency_measured_ms=timed.latency_ms,
@@ -108,7 +154,13 @@ def deliver(
         limits=given,
         device=str(evidence.target),
         folder=str(out),
+        file=exported.path.name,
+        file_bytes=exported.bytes,
+        file_digest=exported.digest,
+        precision=exported.precision,
+        runs_in=evidence.target.precision,
         max_abs_diff=exported.max_abs_diff,
+        agreement=exported.agreement,
         uncovered=counts.uncovered,
     )
     written = {

@@ -64,10 +64,10 @@ class Evidence:
         return self.task.metric
 
     def measure_latencies(
-        self, networks: Sequence[nn.Module], archs: Sequence[Arch]
+        self, networks: Sequence[nn.Module | Path], archs: Sequence[Arch]
     ) -> list[float]:
-        """Median times of the archs' networks, ms; records of them, unless something else kept the
-        machine busy."""
+        """Median times of the archs' networks, or of their files, ms; records of them, unless
+        something else kept the machine busy."""
         family = self.supernet.family
         shapes = [collecting.shape_of(family, arch) for arch in archs]
         pairs = list(zip(networks, shapes, strict=True))

@@ -1,4 +1,6 @@
-"""A finished training run, as whoever uses its supernet needs it: weights, data, folder."""
+"""A supernet, as whoever uses it needs it: weights, data, and the folder of what is measured of it.
+
+Of a finished training run (`open_run`), or of anybody's weights (`run_of`)."""
 
 from __future__ import annotations
 
@@ -59,6 +61,23 @@ class Run:
                 f" the supernet {self.supernet.family.classes}"
             )
         return found
+
+
+def run_of(supernet: SuperNet, images: str, folder: Path, source: data.Source | None = None) -> Run:
+    """A supernet that was trained elsewhere, with images to calibrate and to score on; what is
+    measured of it is kept in `folder`, a new one or that of an earlier call.
+
+    Args:
+        images: the name of a data set, or a folder of images.
+        source: how they are read, where not as is usual.
+
+    Raises:
+        InputError: the folder is that of a training run.
+    """
+    if (folder / "settings.json").exists():
+        raise InputError(f"{folder}: is the folder of a training run; name another --out")
+    given = source or data.Source(images, channels=supernet.family.in_channels)
+    return Run(folder, supernet, {}, replace(given, name=images), own_data=False)
 
 
 def open_run(folder: Path, name: str | None = None, root: str | None = None) -> Run:

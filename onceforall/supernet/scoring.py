@@ -89,16 +89,22 @@ def score(
     most; `progress` is what to call it on a progress bar."""
     end = len(images) if limit is None else min(start + limit, len(images))
     place = placing(network)
-    device = next(network.parameters()).device
+    device = place_of(network)
     batches = images.stream(in_order(range(start, end), batch, resolution))
     if progress is not None:
         batches = track(batches, progress, -(-(end - start) // batch))
     return evaluate(network, ((place(x), put(y, device)) for x, y in batches), metric)
 
 
+def place_of(network: nn.Module) -> torch.device:
+    """Where a network is; one without weights of its own (an exported file) is on the CPU."""
+    first = next(network.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 def placing(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Puts images where the network is; on the CPU with channels last, which is faster there."""
-    device = next(network.parameters()).device
+    device = place_of(network)
     if device.type == "cpu":
         return lambda x: x.contiguous(memory_format=torch.channels_last)
     return lambda x: put(x, device)

@@ -1,0 +1,149 @@
+"""Commands about devices: `devices` says what can be used here, `measure` times a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onceforall.cli.common import Json, emit, table
+from onceforall.cli.nets import Net
+from onceforall.cli.networks import Batch, Device, Precision, Resolution, Threads, resolved
+from onceforall.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def devices(
+    ready: Annotated[bool, typer.Option("--ready", help="Only those that can be used here.")] = (
+        False
+    ),
+    as_json: Json = False,
+) -> None:
+    """Lists the devices: what each opens, in which precisions, and how to install the rest.
+
+    A phone or a board behind a command is described by a YAML file, and used as --device FILE
+    (docs/devices.md).
+
+    Example: onceforall devices
+    """
+    import os
+
+    from onceforall.devices import devices as known
+
+    rows: list[dict[str, Any]] = []
+    for device in known().values():
+        missing = device.missing()
+        if ready and missing:
+            continue
+        rows.append(
+            {
+                "name": device.name,
+                "formats": list(device.formats),
+                "precisions": list(device.precisions),
+                "runtime": "" if missing else device.runtime(),
+                "estimated": device.estimated,
+                "profiles": device.profiles,
+                "usable": not missing,
+                "missing": missing,
+            }
+        )
+    shown = table(
+        ["device", "opens", "precisions", "runtime"],
+        [
+            [
+                row["name"] + (" (estimates)" if row["estimated"] else ""),
+                ", ".join(row["formats"]),
+                ", ".join(row["precisions"]),
+                row["runtime"].partition("-releases")[0] or "cannot be used yet",
+            ]
+            for row in rows
+        ],
+    )
+    shown += "".join(f"\n{row['name']}: {row['missing']}" for row in rows if row["missing"])
+    cores = os.cpu_count() or 1
+    emit(
+        {"devices": rows, "threads": cores},
+        as_json,
+        f"{shown}\n\nthreads: up to {cores} on this machine",
+    )
+
+
+def measure(
+    net: Net,
+    device: Device = "onnxruntime-cpu",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    precision: Precision = "fp32",
+    resolution: Resolution = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs.")] = 21,
+    as_json: Json = False,
+) -> None:
+    """Times a network on a device, with fresh weights: they make no difference. NET may be an
+    exported file, which is timed as it is.
+
+    Example: onceforall measure ofa_mbv3_w1.0:smallest --device onnxruntime-cpu --threads 1
+    """
+    from onceforall import devices as timing
+
+    target = timing.Target(device, threads, batch, precision)
+    refuse_missing(target)
+    network, shape, about = to_time(net, resolution)
+    found = timing.measure(target, network, shape, rounds)
+    told = dict(found.facts)
+    noise = "" if found.noise is None else f"; within {100 * found.noise:.1f}%"
+    extras = "".join(f"\n{key}  {value}" for key, value in told.items())
+    busy = timing.disturbed(target)
+    emit(
+        {
+            "median_ms": found.median_ms,
+            "p10_ms": found.p10_ms,
+            "p90_ms": found.p90_ms,
+            "runs": found.runs,
+            "noise": found.noise,
+            "disturbed": busy,
+            "device": str(target),
+            **about,
+            **told,
+            **timing.provenance(target),
+        },
+        as_json,
+        f"{found.median_ms:.4g} ms {'estimated' if target.known.estimated else 'median'}"
+        f" (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g}; {found.runs} runs{noise}) on {target}"
+        + ("; something else kept this machine busy" if busy else "")
+        + ("; too noisy to compare networks by" if found.noisy else "")
+        + extras,
+    )
+
+
+def refuse_missing(target: Any) -> None:
+    """Raises InputError where the device cannot be used here."""
+    missing = target.known.missing()
+    if missing:
+        raise InputError(f"--device: {target.known.name} cannot be used here: {missing}")
+
+
+def to_time(
+    net: str, resolution: int | None
+) -> tuple[nn.Module | Path, tuple[int, int, int], dict[str, Any]]:
+    """What a person named: an exported file, or a network with fresh weights; the shape of its
+    images; and what it is, for JSON."""
+    from onceforall.export import Opened, is_exported
+
+    if is_exported(net):
+        opened = Opened(Path(net))
+        size = opened.resolution
+        if resolution not in (None, size):
+            raise InputError(f"--resolution: {net} is for images of {size} px, not {resolution}")
+        about = {
+            "arch": opened.facts.get("arch"),
+            "file": net,
+            "bytes": opened.form.bytes(Path(net)),
+        }
+        return opened.path, (opened.channels, size, size), about
+    network = resolved(net, resolution)
+    size = network.arch.resolution
+    module = network.family.build(network.arch).eval()
+    return module, (network.family.in_channels, size, size), {"arch": str(network.arch)}
