@@ -1,0 +1,99 @@
+"""A latency model of this machine's CPU after a few minutes of measuring: `ofa_mbv3_w1.0`, 128 to
+224 px. What it predicts is compared with the times of 40 random networks that it has not seen; they
+are timed twice, some minutes apart, which is the noise that no model can be below. Beside it the
+look-up table whose sums of single layers stand for a network (`--blocks`).
+
+    python benchmarks/latency_model.py onnxruntime-cpu openvino-cpu --seconds 180
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from onceforall import devices, families
+from onceforall.devices import Target
+from onceforall.families import Family
+from onceforall.pipeline import collecting
+from onceforall.predictors import fit_latency
+from onceforall.records import read_labels
+from onceforall.space import Arch
+
+HELD_OUT = 40
+RESOLUTIONS = (128, 160, 192, 224)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("device", nargs="+")
+    parser.add_argument("--seconds", type=float, default=180, help="of measuring")
+    parser.add_argument("--blocks", action="store_true", help="time single layers, too")
+    asked = parser.parse_args()
+    family = families.get("ofa_mbv3_w1.0", resolutions=list(RESOLUTIONS))
+    for device in asked.device:
+        print(json.dumps(judged(family, Target(device), asked.seconds, asked.blocks)), flush=True)
+
+
+def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict[str, object]:
+    """The model of one device, and how far it is off."""
+    space = family.space
+    tests = space.decode(space.sample(np.random.default_rng(77), HELD_OUT))
+    first = timed(family, target, tests)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records.jsonl"
+        start = time.monotonic()
+        n = 0
+        while time.monotonic() - start < seconds:
+            n += devices.TOGETHER
+            collecting.collect_latencies(family, target, n, path, seed=1)
+        spent = time.monotonic() - start
+        labels = read_labels(path, space, collecting.LATENCY, positive=True, device=str(target))
+    start = time.monotonic()
+    predictor = fit_latency(labels)
+    fitting = time.monotonic() - start
+    second = timed(family, target, tests)
+    predicted = predictor.predict(space.encode(tests)).mean
+    measured = (first + second) / 2
+    found: dict[str, object] = {
+        "device": str(target),
+        "records": len(labels),
+        "seconds_measuring": round(spent),
+        "seconds_fitting": round(fitting),
+        **{f"model_{k}": v for k, v in errors(predicted, measured).items()},
+        **{f"noise_{k}": v for k, v in errors(second, first).items()},
+    }
+    if blocks:
+        table = collecting.block_latencies(family, target, RESOLUTIONS)
+        sums = table(space.encode(tests))
+        scaled = sums * np.exp(np.mean(np.log(measured / sums)))  # its best case: one free factor
+        found |= {f"blocks_{k}": v for k, v in errors(sums, measured).items()}
+        found |= {f"blocks_scaled_{k}": v for k, v in errors(scaled, measured).items()}
+    return found
+
+
+def timed(family: Family, target: Target, archs: list[Arch]) -> NDArray[np.float64]:
+    """Milliseconds of each."""
+    found: list[float] = []
+    for i in range(0, len(archs), devices.TOGETHER):
+        group = archs[i : i + devices.TOGETHER]
+        pairs = [(family.build(a).eval(), collecting.shape_of(family, a)) for a in group]
+        times = devices.measure_many(target, pairs, collecting.ROUNDS)
+        found += [latency.median_ms for latency in times]
+    return np.array(found)
+
+
+def errors(given: NDArray[np.float64], true: NDArray[np.float64]) -> dict[str, float]:
+    """Kendall's tau, and the mean absolute error in percent."""
+    tau = float(kendalltau(given, true).statistic)
+    return {"tau": round(tau, 4), "mape": round(100 * float(np.abs(given / true - 1).mean()), 2)}
+
+
+if __name__ == "__main__":
+    main()
