@@ -138,7 +138,12 @@ def test_int8_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert 0.5 < found["agreement"] <= 1
 
 
-def test_from_weights_of_a_supernet_in_two_precisions(supernet: SuperNet, tmp_path: Path) -> None:
+def test_from_weights_of_a_supernet_in_two_precisions(
+    supernet: SuperNet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Of a supernet that no run of ours holds: files in both precisions, records kept in the
     folder, and one of the two picked by validation images."""
     save_supernet(tmp_path / "weights.safetensors", supernet, {})
@@ -175,6 +180,16 @@ def test_from_weights_of_a_supernet_in_two_precisions(supernet: SuperNet, tmp_pa
         assert file.form.digest(file.path) == row["file_digest"]
         assert Arch.parse(file.fact("arch")) == Arch.parse(row["arch"])
         assert file.fact("mean") == [0.5]
+        card = (file.path.parent / "card.md").read_text()
+        assert f"{row['top1_test']:.2f}%" in card
+        monkeypatch.chdir(file.path.parent)
+        pixels = np.random.default_rng(1).integers(0, 255, [file.resolution] * 2, np.uint8)
+        Image.fromarray(pixels).save("IMAGE", "PNG")
+        (code,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
+        exec(code, {})  # as a person would paste it
+        printed = np.array(re.findall(r"-?\d+\.\d+(?:e-?\d+)?", capsys.readouterr().out), float)
+        shown = run("classify", file.path, "IMAGE")["images"][0]["classes"][0]["class"]
+        assert file.classes[int(printed.argmax())] == shown
     assert (tmp_path / "out" / "accuracy.jsonl").is_file()
     with pytest.raises(InputError, match="exists already"):  # nothing is ever overwritten
         run(*asked)

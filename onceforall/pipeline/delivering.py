@@ -18,10 +18,11 @@ from onceforall import devices
 from onceforall.costs import cost
 from onceforall.data import Images
 from onceforall.export import Exported, Opened, export, moved
-from onceforall.files import write_json
+from onceforall.files import write_json, write_text
 from onceforall.pipeline.collecting import digest, shape_of
 from onceforall.pipeline.evidence import Evidence
 from onceforall.pipeline.limits import Limits
+from onceforall.report.card import markdown
 from onceforall.space import Arch
 from onceforall.supernet import Metric, calibrated, save_network, score, unlabelled_batches
 
@@ -170,6 +171,7 @@ def deliver(
         "supernet": digest(evidence.supernet),
         **devices.provenance(evidence.target),
     }
+    write_text(out / "card.md", markdown(written, metric.name, metric.label, metric.unit))
     write_json(out / "card.json", written)
     return card
 
