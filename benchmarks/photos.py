@@ -70,7 +70,7 @@ from onceforall.training.scale import family_of
 SIDES = ("from", "fresh", "alone")
 RECIPE = "photos-from"
 RESOLUTIONS = {"cifar10": [64], "coarse": [64, 96]}  # pixels
-EPOCHS = {"cifar10": 2.0, "coarse": 10.0}  # passes over the training images
+EPOCHS = {"cifar10": 1.0, "coarse": 10.0}  # passes over the training images
 DRAWN = 101  # archs, of which the one of median MACs is the middle one
 SIZES = ("smallest", "middle", "largest")
 LOOKED_AT = 200  # images, at the ends of phases, of which nothing is made here
@@ -204,7 +204,8 @@ def tune(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> None:
     """Cells: networks and a JSON; what they score on test is not looked at."""
     for seed in given.seeds:
-        place = given.out / "cells" / given.set / f"{given.side}-{seed}"
+        length = given.epochs or EPOCHS[given.set]
+        place = given.out / "cells" / given.set / f"x{length:g}" / f"{given.side}-{seed}"
         if (path := place.with_suffix(".json")).exists():
             say(f"{path}: is there")
             continue
@@ -225,16 +226,17 @@ def train(given: argparse.Namespace) -> None:
 
 
 def score_all(given: argparse.Namespace) -> None:
-    """Every network on the test images, once; a table for each set."""
-    for name in SETS:
+    """Every network on the test images, once; a table for each set and length."""
+    for folder in sorted((given.out / "cells").glob("*/x*")):
         rows = []
-        for path in sorted((given.out / "cells" / name).glob("*.json")):
+        for path in sorted(folder.glob("*.json")):
             scored = path.with_suffix(".test")
             if not scored.exists():
                 write_json(scored, _tested(read_json(path), path.parent))
             rows.append({**read_json(path), "test": read_json(scored)})
         if rows:
-            print(f"\n{name}, {rows[0]['images']:,} images each\n\n{table(rows)}", flush=True)
+            said = f"{rows[0]['set']}, {rows[0]['images']:,} images each"
+            print(f"\n{said}\n\n{table(rows)}", flush=True)
 
 
 def _tested(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
