@@ -20,9 +20,8 @@ the same batch size and with the same augmentation; the networks of a step of a 
 images. Of each side three networks are looked at: the smallest, the one of median MACs of 101 drawn
 at random, and the largest. Learning rates are chosen on validation images with a seed that is used
 for nothing else (`tune`: --factors of a recipe's rates, or of `alone` peak rates for a batch of
-64).
-`train` leaves a JSON for each cell (set, side, seed) and its networks, and does not train twice
-what is there. Test images are scored once, at the end (`score`).
+64). `train` leaves a JSON for each cell (set, length, side, seed) and its networks, and does not
+train twice what is there. Test images are scored once, at the end (`score`).
 """
 
 from __future__ import annotations
@@ -205,7 +204,8 @@ def train(given: argparse.Namespace) -> None:
     """Cells: networks and a JSON; what they score on test is not looked at."""
     for seed in given.seeds:
         length = given.epochs or EPOCHS[given.set]
-        place = given.out / "cells" / given.set / f"x{length:g}" / f"{given.side}-{seed}"
+        part = "" if given.side != "alone" else "-".join(["", *given.sizes])
+        place = given.out / "cells" / given.set / f"x{length:g}" / f"{given.side}{part}-{seed}"
         if (path := place.with_suffix(".json")).exists():
             say(f"{path}: is there")
             continue
@@ -259,9 +259,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for size in SIZES:
         cells = []
         for side in sides:
-            tops = [row["test"][size] for row in rows if row["side"] == side]
+            of_side = [row["test"] for row in rows if row["side"] == side]
+            tops = [tested[size] for tested in of_side if size in tested]
             each = ", ".join(f"{top:.2f}" for top in tops)
-            cells.append(f"{statistics.mean(tops):.2f} ({each})")
+            cells.append(f"{statistics.mean(tops):.2f} ({each})" if tops else "")
         lines.append(f"| {size} | {' | '.join(cells)} |")
     return "\n".join([*lines, f"\n{rows[0]['test']['images']:,} test images"])
 
