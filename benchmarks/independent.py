@@ -130,14 +130,26 @@ def train_alone(
     """An arch trained from scratch, by itself, on that many images; calibrated."""
     family = family_of(settings, found)
     network = SuperNet(family, torch.Generator().manual_seed(settings.seed)).extract(arch).train()
-    network.to(memory_format=torch.channels_last)
+    fit_alone(network, settings, found, arch, images, lr)
+    batches = unlabelled_batches(found.train, arch.resolution, CALIBRATION_IMAGES, network)
+    return calibrate(network, batches)
+
+
+def fit_alone(
+    network: nn.Module, settings: Settings, found: data.Data, arch: Arch, images: int, lr: float
+) -> None:
+    """Trains a network of any code, in place, on that many images at the resolution of `arch`: a
+    peak learning rate for a batch, by a warm-up and a cosine."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = images // settings.batch_size
     alone = PhaseSettings("alone", lr=lr, steps=steps, warmup=WARMUP)
-    plan = curriculum(family.space, [alone.plan(len(found.train), settings.batch_size)])
+    space = family_of(settings, found).space
+    plan = curriculum(space, [alone.plan(len(found.train), settings.batch_size)])
     phase = plan.phases[0]
     optimizer = optimizer_of(network, settings)
     place = placing(network)
-    stream = found.train.stream(_batches(settings, len(found.train), arch.resolution, steps))
+    train = found.train.prepared(arch.resolution)
+    stream = train.stream(_batches(settings, len(train), arch.resolution, steps))
     for step, (batch, labels) in enumerate(track(stream, "alone", steps)):
         for group in optimizer.param_groups:
             group["lr"] = phase.learning_rate(step)
@@ -145,8 +157,6 @@ def train_alone(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    batches = unlabelled_batches(found.train, arch.resolution, CALIBRATION_IMAGES, network)
-    return calibrate(network, batches)
 
 
 def _batches(settings: Settings, n: int, resolution: int, steps: int) -> Iterator[Request]:

@@ -1,10 +1,12 @@
 """Batch-norm statistics by hand, and that calibrating changes nothing else."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from onceforall.supernet import calibrate
+from onceforall.supernet import calibrate, calibration
 
 VALUES = ([1.0, 3.0, 2.0, 2.0], [8.0, 8.0])
 BATCHES = [torch.tensor(v).view(-1, 1, 1, 1) for v in VALUES]
@@ -60,6 +62,17 @@ def test_batch_norms_of_any_rank(make: type[nn.Module], shapes: list[tuple[int, 
     within = sum(n * x.var(1, correction=0) for n, x in zip(sizes, flat, strict=True)) / sum(sizes)
     torch.testing.assert_close(norm.running_mean.double(), every.mean(1))  # type: ignore[union-attr]
     torch.testing.assert_close(norm.running_var.double(), within)  # type: ignore[union-attr]
+
+
+def test_channels_last_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "PART", 100)  # numbers: 33 positions of 540, the last 12
+    x = torch.randn((9, 3, 6, 10), generator=torch.Generator().manual_seed(0)) * 2 + 50
+    norm = nn.BatchNorm2d(3)
+    calibrate(norm, [x.contiguous(memory_format=torch.channels_last)])
+    flat = x.double().transpose(0, 1).reshape(3, -1)
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=0)
+    close(norm.running_mean.double(), flat.mean(1))  # type: ignore[union-attr]
+    close(norm.running_var.double(), flat.var(1, correction=0))  # type: ignore[union-attr]
 
 
 def test_weights_and_modes_stay() -> None:

@@ -49,6 +49,17 @@ def test_all_three_follow_the_size(size: int, recipe: str, resolutions: tuple[in
     assert ("enlarged for 24, 28" in text) == (size == 8) or "enlarged for 28" not in text
 
 
+@pytest.mark.parametrize(("recipe", "steps"), [("small", "1,400"), ("photos", "1,500")])
+def test_it_is_said_how_many_steps_that_makes(recipe: str, steps: str) -> None:
+    """`photos` has 150 epochs, of 10 steps each with 640 images in batches of 64."""
+    size = 28 if recipe == "small" else 224
+    found = data_of(size)
+    many = replace(found, train=found.train.subset([0, 1] * 320))
+    text = described(recipe, load_settings(recipe, ["data.name=mine"]), many)
+    batch = 128 if recipe == "small" else 64
+    assert text.endswith(f"; {steps} steps in batches of {batch}")
+
+
 @pytest.mark.parametrize(("recipe", "size"), [("small", 300), ("photos", 28), ("sandwich", 65)])
 def test_a_contradiction_is_refused(recipe: str, size: int) -> None:
     settings = load_settings(recipe, ["data.name=mine"])

@@ -128,6 +128,19 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_whose_weights_are_expected_is_said(tmp_path: Path) -> None:
+    torch.save(trained(), path := tmp_path / "w.pth")
+    other = families.get("efficientnet_lite0", classes=10)
+    with pytest.raises(
+        InputError,
+        match=r"w\.pth: .*; weights of the largest network of efficientnet_lite0 are expected,"
+        r" and family=\.\.\. names another",
+    ):
+        starting_weights(path, other)
+    with pytest.raises(InputError, match="is a folder; a file of weights is expected"):
+        starting_weights(tmp_path, other)
+
+
 def test_no_teacher_without_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the first one has no teacher yet"):
         recipe(tmp_path, Path("null"))

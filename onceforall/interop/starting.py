@@ -24,6 +24,11 @@ def starting_weights(path: Path, family: Family) -> dict[str, Tensor]:
     Raises:
         InputError: no such file, damaged, or of another network; names the file.
     """
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is a folder; a file of weights is expected (of a run, its"
+            " supernet.safetensors)"
+        )
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if is_checkpoint(path) and not is_torch_file(path):
@@ -40,8 +45,13 @@ def starting_weights(path: Path, family: Family) -> dict[str, Tensor]:
         return tensors  # what does not fit is named by who uses them
     classes = _classes(tensors, family.classes)
     other = families.get(family.name, **{**family.settings(), "classes": classes})
-    network = read_weights(path, other, other.space.largest())
-    return network.state_dict()
+    try:
+        return read_weights(path, other, other.space.largest()).state_dict()
+    except InputError as error:
+        raise InputError(
+            f"{error}; weights of the largest network of {family.name} are expected, and family=..."
+            " names another"
+        ) from None
 
 
 def _of_checkpoint(path: Path, family: Family) -> dict[str, Tensor] | None:

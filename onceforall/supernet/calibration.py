@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 ESTIMATORS = ("pooled", "batch-mean")
+PART = 2**18  # numbers that are squared at a time: they stay in the processor's cache
 
 
 @torch.no_grad()
@@ -76,9 +77,7 @@ class _Sums:
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]  # (N, C) or (N, C, ...)
-        every = [d for d in range(x.dim()) if d != 1]
-        variance, mean = torch.var_mean(x.float(), dim=every, correction=0)  # (C,), (C,)
-        variance, mean = variance.double().cpu(), mean.double().cpu()
+        variance, mean = (t.double().cpu() for t in _variance_and_mean(x.float()))
         n = x.numel() // x.shape[1]
         self.values += n
         self.mean = self.mean + n * mean
@@ -91,3 +90,17 @@ class _Sums:
         if pooled:
             variance = variance + (self.square / self.values - mean * mean).clamp(min=0)
         return mean, variance
+
+
+def _variance_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel of (N, C, ...): biased variance and mean, (C,) each. On the CPU `var_mean`
+    takes many times as long where channels are last, as it does not sum along memory."""
+    last = x.movedim(1, -1)  # (N, ..., C)
+    if x.device.type != "cpu" or x.is_contiguous() or not last.is_contiguous():
+        return torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], correction=0)
+    values = last.reshape(-1, x.shape[1])  # (N * positions, C)
+    mean = values.mean(0)
+    total = torch.zeros(len(mean), dtype=torch.float64)
+    for part in values.split(max(1, PART // len(mean))):
+        total += (part - mean).square_().sum(0)
+    return total / len(values), mean

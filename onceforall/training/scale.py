@@ -65,14 +65,17 @@ def family_of(settings: Settings, data: Data) -> families.Family:
 
 
 def described(recipe: str, settings: Settings, data: Data) -> str:
-    """One line: what the images are, and what was chosen for them."""
+    """One line: what the images are, what was chosen for them, and how many steps that makes."""
+    n, batch = len(data.train), settings.batch_size
+    steps = sum(phase.plan(n, batch).steps for phase in settings.phases)
     resolutions = family_of(settings, data).space.resolution
     images = len(data.train) + len(data.validation) + len(data.test)
     beyond = [r for r in resolutions if r > max(LEAST, data.size)]
     return (
         f"{data.name}: {images:,} images of {data.size} pixels, {len(data.classes)} classes"
-        f" ({len(data.train):,} to train on, {len(data.validation):,} for validation,"
+        f" ({n:,} to train on, {len(data.validation):,} for validation,"
         f" {len(data.test):,} for the test); recipe {recipe}, family {settings.family} at"
         f" {choices(resolutions)} pixels"
         + (f", the images enlarged for {choices(beyond)}" if beyond else "")
+        + f"; {steps:,} steps in batches of {batch:,}"
     )
