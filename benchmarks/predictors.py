@@ -265,7 +265,7 @@ def left(path: Path) -> Rows:
             mean = model.predict(labels.population[~half]).mean
             over[name][~half] = np.clip(np.log(labels.values[~half] / mean), -0.2, 0.3)
     labels = every[names[0]]
-    groups = Features.of(labels.space, labels.population)(labels.population)
+    groups = Features.of(labels.space, labels.population, labels.settings)(labels.population)
     inputs = {
         "archs": np.hstack(list(groups.values())),
         "order": np.arange(float(len(labels)))[:, None],

@@ -430,7 +430,7 @@ def test_choose_spreads_and_then_asks_where_it_is_unsure() -> None:
     none = MINI.sample(rng, 0)
     chosen = predictors.choose(MINI, None, none, 40, rng)
     assert len(np.unique(chosen, axis=0)) == 40
-    features = Features.of(MINI, MINI.sample(rng, 500))
+    features = Features.of(MINI, MINI.sample(rng, 500), {})
 
     def nearest(population: np.ndarray) -> float:
         x = np.hstack([v / np.sqrt(v.shape[1]) for v in features(population).values()])
@@ -537,3 +537,20 @@ def test_real_latency_from_ten_records(data_dir: Path) -> None:
     found = model.predict(rest.population)
     assert held_out(found.mean, found.std, rest.values, 10).spearman > 0.99
     assert held_out(found.mean, found.std, rest.values, 10).mape < 4
+
+
+def test_archs_are_counted_with_the_settings_of_their_family() -> None:
+    """Against the networks themselves, built with 100 classes and one channel."""
+    from onceforall.predictors.work import Work, amounts, work_of
+
+    settings = {"classes": 100, "in_channels": 1}
+    family = families.get("mbv3_mini", **settings)
+    archs = family.space.sample(np.random.default_rng(0), 5)
+    work = work_of(family.space, family.space.resolution, settings)
+    usual = work_of(family.space, family.space.resolution, {})
+    assert isinstance(work, Work)
+    assert isinstance(usual, Work)
+    built = [family.build(arch) for arch in family.space.decode(archs)]
+    params = [sum(p.numel() for p in network.parameters()) for network in built]
+    assert amounts([work.params], archs)[0].tolist() == params
+    assert (amounts([usual.params], archs)[0] < params).all()

@@ -264,3 +264,21 @@ def test_the_published_records_are_read_whole(data_dir: Path) -> None:
     path = data_dir / "latency" / "gpu_latency_ms.csv"
     assert len(records.read_labels(path, space, "2080ti_1", positive=True)) == 3500
     assert len(records.read_archs(path, space).latencies()) == 9
+
+
+def test_records_keep_the_settings_of_their_family(tmp_path: Path) -> None:
+    """Records of networks with other classes are not mixed; those that name none go with any."""
+    own = Record(ARCH, "top1", 71.0, "%")
+    assert "settings" not in own.to_dict()
+    named = Record(ARCH.at(16), "top1", 61.0, "%", settings={"classes": 5})
+    assert Record.from_dict(named.to_dict()).settings == {"classes": 5}
+    path = tmp_path / "a.jsonl"
+    records.write_jsonl(path, [own, named])
+    assert records.read_labels(path, TINY, "top1").settings == {"classes": 5}
+    with pytest.raises(InputError, match=r"a.jsonl: settings: classes: .* with 5, .* of 7"):
+        records.read_labels(path, TINY, "top1", settings={"classes": 7})
+    records.write_jsonl(
+        tmp_path / "b.jsonl", [named, Record(ARCH, "top1", 1, "%", settings={"classes": 6})]
+    )
+    with pytest.raises(InputError, match=r"b.jsonl: settings: classes: .* with 6, .* of 5"):
+        records.read_labels(tmp_path / "b.jsonl", TINY, "top1")

@@ -1,4 +1,4 @@
-"""A family's settings beside its name, in files: `changed`, `made_again`.
+"""A family's settings beside its name, in files: `changed`, `of_networks`, `made_again`.
 
 An arch names its family; how many classes and channels the networks have, the family's settings
 say. Files that hold archs keep those that are not the family's own.
@@ -14,6 +14,7 @@ from onceforall.errors import InputError
 from onceforall.families.base import Family
 
 _NUMBERS = (("in_channels", 1), ("classes", 1), ("dropout", 0))  # and the least of each
+RESOLUTIONS = "resolutions"
 _KEPT = ("path",)  # where a person's own family is: elsewhere it would not be found
 
 
@@ -21,10 +22,17 @@ def changed(family: Family) -> dict[str, Any]:
     """The settings that are not the family's own: with the name, what makes it again."""
     settings = family.settings()
     try:
-        own = families.get(family.name).settings()
+        own = families.get(family.name, **{k: settings[k] for k in _KEPT if k in settings})
     except InputError:  # nothing of that name is found from here
         return settings
-    return {k: v for k, v in settings.items() if k in _KEPT or k not in own or own[k] != v}
+    usual = own.settings()
+    return {k: v for k, v in settings.items() if k in _KEPT or k not in usual or usual[k] != v}
+
+
+def of_networks(family: Family) -> dict[str, Any]:
+    """The changed settings that say what networks an arch has, as records keep them: not where the
+    family is found, and not the resolutions, of which an arch names its own."""
+    return {k: v for k, v in changed(family).items() if k not in (*_KEPT, RESOLUTIONS)}
 
 
 def made_again(name: object, settings: object, where: str) -> Family:

@@ -7,7 +7,7 @@ or of the same machine and runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.families.layers import Layer
+from onceforall.families.settings import changed, of_networks
 from onceforall.predictors import choose, fit_accuracy, stalled
 from onceforall.progress import say, track
 from onceforall.records import Record, add, appending, read_labels, refuse_others
-from onceforall.space import Arch, Population, Space, Table
+from onceforall.space import Arch, Population, Table
 from onceforall.supernet import TOP1, Metric, Score, SuperNet, calibrated, checkpoint, score
 
 FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
@@ -36,9 +37,10 @@ BLOCK_SECONDS = 0.005  # of timing, a block and round
 LATENCY = "latency_ms"  # the metric
 
 
-def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
+def wanted(family: Family, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
     """Archs to measure, so that there are n with those there are: the smallest, the largest, then
     others of all sizes, far from each other. Where the space has fewer, all of them."""
+    space = family.space
     if space.size <= n:
         return [arch for arch in space if arch not in have]
     ends = [arch for arch in (space.smallest(), space.largest()) if arch not in have]
@@ -46,7 +48,8 @@ def wanted(space: Space, have: Collection[Arch], n: int, seed: int) -> list[Arch
     if more <= 0:
         return ends[: max(0, n - len(have))]
     known = space.encode([*have, *ends])
-    chosen = choose(space, None, known, more, np.random.default_rng((seed, len(have))))
+    rng = np.random.default_rng((seed, len(have)))
+    chosen = choose(space, None, known, more, rng, settings=changed(family))
     return [*ends, *space.decode(chosen)]
 
 
@@ -67,7 +70,7 @@ def collect_scores(
     Raises:
         InputError: the file has archs of another supernet, or that were scored on other images.
     """
-    missing = wanted(supernet.space, _archs(scores_in(path, supernet, data, metric)), n, seed)
+    missing = wanted(supernet.family, _archs(scores_in(path, supernet, data, metric)), n, seed)
     _score_archs(supernet, data, missing, path, images, metric)
     return len(missing)
 
@@ -87,7 +90,7 @@ def _score_archs(
         for arch in track(by_resolution, f"{metric.label} records"):
             network = calibrated(supernet, arch, data)
             found = score(network, arch.resolution, data.validation, metric, limit=images)
-            add(file, Record(arch, metric.name, found.value, metric.unit, provenance=facts))
+            add(file, _scored(supernet, arch, found, facts))
 
 
 def add_score(
@@ -98,7 +101,12 @@ def add_score(
     if arch not in _archs(scores_in(path, supernet, data, metric)):
         facts = score_facts(supernet, data, images)
         with appending(path) as file:
-            add(file, Record(arch, metric.name, found.value, metric.unit, provenance=facts))
+            add(file, _scored(supernet, arch, found, facts))
+
+
+def _scored(supernet: SuperNet, arch: Arch, found: Score, facts: Mapping[str, Any]) -> Record:
+    of, settings = found.metric, of_networks(supernet.family)
+    return Record(arch, of.name, found.value, of.unit, provenance=facts, settings=settings)
 
 
 def score_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
@@ -177,12 +185,12 @@ def collect_until_settled(
 
     Gone on with, a file is judged by all its rounds, those of earlier times included.
     """
-    space = supernet.space
+    space, settings = supernet.space, changed(supernet.family)
     most = min(most, space.size)
     added = collect_scores(supernet, data, min(most, FIRST_ROUND), path, images, seed, metric)
     errors: list[float] = []
     while True:
-        labels = read_labels(path, space, metric.name)
+        labels = read_labels(path, space, metric.name, settings=settings)
         for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
             predictor = fit_accuracy(labels.take(np.arange(n)), unit=metric.unit, seed=seed)
             assert predictor.report is not None
@@ -193,7 +201,8 @@ def collect_until_settled(
         rng = np.random.default_rng((seed, len(labels)))
         n = min(NEXT_ROUNDS, most - len(labels))
         asked = predictor if budgets else None
-        chosen = choose(space, asked, labels.population, n, rng, cost=cost, budgets=budgets)
+        near: dict[str, Any] = {"cost": cost, "budgets": budgets, "settings": settings}
+        chosen = choose(space, asked, labels.population, n, rng, **near)
         _score_archs(supernet, data, space.decode(chosen), path, images, metric)
         added += len(chosen)
 
@@ -206,25 +215,26 @@ def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: 
     Raises:
         InputError: as `latencies_in`.
     """
-    missing = wanted(family.space, _archs(latencies_in(path, target)), n, seed)
+    missing = wanted(family, _archs(latencies_in(path, target)), n, seed)
     groups = [missing[i : i + devices.TOGETHER] for i in range(0, len(missing), devices.TOGETHER)]
     for group in track(groups, "latency records"):
         networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
-        add_latencies(path, target, group, devices.measure_many(target, networks, ROUNDS))
+        times = devices.measure_many(target, networks, ROUNDS)
+        add_latencies(path, family, target, group, times)
     return len(missing)
 
 
 def add_latencies(
-    path: Path, target: Target, archs: Sequence[Arch], times: Sequence[Latency]
+    path: Path, family: Family, target: Target, archs: Sequence[Arch], times: Sequence[Latency]
 ) -> None:
     """Appends what was just measured on this machine."""
-    circumstances = devices.provenance(target)
+    circumstances, settings = devices.provenance(target), of_networks(family)
     with appending(path) as file:
         for arch, time in zip(archs, times, strict=True):
             spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
             spread |= {} if time.noise is None else {"noise": time.noise}
             facts = spread | dict(time.facts) | circumstances
-            add(file, Record(arch, LATENCY, time.median_ms, "ms", str(target), facts))
+            add(file, Record(arch, LATENCY, time.median_ms, "ms", str(target), facts, settings))
 
 
 def latencies_in(path: Path, target: Target) -> list[Record]:

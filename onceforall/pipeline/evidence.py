@@ -18,6 +18,7 @@ from torch import nn
 from onceforall import devices
 from onceforall.data import Data
 from onceforall.devices import Target
+from onceforall.families.settings import changed
 from onceforall.pipeline import collecting
 from onceforall.pipeline.runs import Run
 from onceforall.predictors import Predictor, Report, fit_accuracy, fit_latency
@@ -73,7 +74,7 @@ class Evidence:
         pairs = list(zip(networks, shapes, strict=True))
         found = devices.measure_many(self.target, pairs, TIMING_ROUNDS)
         if self.latency_file is not None and not devices.disturbed(self.target):
-            collecting.add_latencies(self.latency_file, self.target, archs, found)
+            collecting.add_latencies(self.latency_file, family, self.target, archs, found)
         return [latency.median_ms for latency in found]
 
     def measure_score(self, arch: Arch) -> float:
@@ -147,18 +148,20 @@ def gather_evidence(
             machine and its runtime.
     """
     supernet, metric = run.supernet.to(torch_device(on)), run.task.metric
-    space, family = supernet.space, supernet.family
+    space, family, settings = supernet.space, supernet.family, changed(supernet.family)
     scores, times = run.score_file, run.folder / f"latency-{target}.jsonl"
     collecting.latencies_in(times, target)  # refused before the long work, not after it
     images = collecting.scored_on(scores, supernet, data, images, metric)
     collecting.collect_scores(supernet, data, score_samples, scores, images, seed, metric)
-    score_labels = read_labels(scores, space, metric.name)
+    score_labels = read_labels(scores, space, metric.name, settings=settings)
     score_predictor = fit_accuracy(score_labels, unit=metric.unit, seed=seed)
     if score_predictor.report is not None:
         error = f"{score_predictor.report.rmse:.2g} {metric.difference}"
         _say_error(metric.label, error, score_predictor.report)
     collecting.collect_latencies(family, target, latency_samples, times, seed + 1)
-    labels = read_labels(times, space, collecting.LATENCY, positive=True, device=str(target))
+    labels = read_labels(
+        times, space, collecting.LATENCY, positive=True, device=str(target), settings=settings
+    )
     latency_predictor = fit_latency(labels, seed=seed)
     if latency_predictor.report is not None:
         error = f"{latency_predictor.report.mape:.1f}%"

@@ -116,7 +116,7 @@ class Accuracy(Predictor):
         self.space, self.metric, self.unit, self.report = space, metric, unit, None
         self.inputs, self.processes, self.scale = inputs, tuple(processes), scale
         self._range = range_of(inputs.features(inputs.population))
-        self._inputs = inputs.on(space)
+        self._inputs, self.settings = inputs.on(space), inputs.features.settings
 
     @property
     def covariate_names(self) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ scale does not depend on which few records there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +52,14 @@ class Features:
     """Groups of features of the archs of a space.
 
     `whole` is the space that fixes what the features are; `space`, whose populations are given,
-    is it or a part of it, at any resolutions. `resolutions` are those of the training archs.
+    is it or a part of it, at any resolutions. `resolutions` are those of the training archs,
+    `settings` those of the family that are not its own: its networks are counted with them.
     """
 
     whole: Space
     space: Space
     resolutions: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, population: Population) -> dict[str, Floats]:
         """The groups, centred and scaled; (n, features) each."""
@@ -104,10 +107,10 @@ class Features:
         )
 
     @classmethod
-    def of(cls, space: Space, population: Population) -> Features:
+    def of(cls, space: Space, population: Population, settings: Mapping[str, Any]) -> Features:
         """The features for a predictor that is fitted on these archs of the space."""
         there = np.unique(population[:, 0]) if space.scaled else ()
-        return cls(space, space, tuple(space.resolution[i] for i in there))
+        return cls(space, space, tuple(space.resolution[i] for i in there), settings)
 
     def on(self, space: Space) -> Features:
         """The same features for populations of a part of the space, at any resolutions."""
@@ -124,7 +127,7 @@ class Features:
 
     @cached_property
     def _work(self) -> Work | Unknown:
-        return work_of(self.whole, self.space.resolution)
+        return work_of(self.whole, self.space.resolution, self.settings)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -140,7 +143,7 @@ class Features:
     def _scales(self) -> dict[str, tuple[Floats, Floats]]:
         """Mean and spread of each feature over random archs at the training archs' resolutions."""
         rng = np.random.default_rng(0)
-        work = work_of(self.whole, self.resolutions)
+        work = work_of(self.whole, self.resolutions, self.settings)
         n = _SPREAD_SAMPLE if isinstance(work, Unknown) or work.quick else _SPREAD_COUNTED
         population = self.whole.sample(rng, n)
         if self.whole.scaled:

@@ -35,7 +35,7 @@ class Inputs:
         if prior is not None:
             output = prior.predict(labels.population).mean
             scale = float(output.mean()), float(output.std()) or 1.0
-        features = Features.of(labels.space, labels.population)
+        features = Features.of(labels.space, labels.population, labels.settings)
         known = Covariates.of(labels, covariates)
         return cls(features, labels.population, known, prior, scale)
 
@@ -64,7 +64,11 @@ class Inputs:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         covariates, arrays = self.covariates.state()
-        data: dict[str, Any] = {"space": self.features.whole.to_dict(), "covariates": covariates}
+        data: dict[str, Any] = {
+            "space": self.features.whole.to_dict(),
+            "settings": dict(self.features.settings),
+            "covariates": covariates,
+        }
         arrays["population"] = self.population
         if self.prior is not None:
             inner, held = self.prior.state()
@@ -80,7 +84,7 @@ class Inputs:
             prior = kind_of(of["kind"]).restore(space, of["data"], under("prior.", arrays))
             scale = tuple(of["scale"])
         return cls(
-            Features.of(space, arrays["population"]),
+            Features.of(space, arrays["population"], data.get("settings", {})),
             arrays["population"],
             Covariates.restore(data["covariates"], arrays),
             prior,

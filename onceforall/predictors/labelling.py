@@ -7,7 +7,9 @@ networks and no data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +35,14 @@ def choose(
     *,
     cost: Callable[[Population], Floats] | None = None,
     budgets: Sequence[float] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Population:
     """(n, genes) distinct archs to label next, none of them in `labelled` (m, genes).
 
     Without a predictor, or with few labels: evenly over sizes, each as far as possible from those
     there are. Else: the archs that the predictor is most unsure of, likelier the nearer their
-    `cost` is to one of `budgets` (in the unit of the cost).
+    `cost` is to one of `budgets` (in the unit of the cost). `settings` of the family that are not
+    its own are what the sizes of archs are counted with.
 
     Raises:
         InputError: the space has not so many archs left.
@@ -51,7 +55,7 @@ def choose(
     std = None
     if predictor is not None and len(labelled) >= _SPREAD_UNTIL:
         std = predictor.predict(pool).std
-    features = Features.of(space, pool)
+    features = Features.of(space, pool, settings)
     if std is None:
         groups = features(pool)
         size = groups["size"][:, 0]

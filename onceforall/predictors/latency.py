@@ -74,7 +74,7 @@ class Latency(Predictor):
         to 1, the greatest first; `spread` is the relative standard deviation of the bulk of
         measurements; `starting`, 0 to 1, how much starting operations weighs against computing."""
         self.space, self.metric, self.unit, self.report = features.space, metric, unit, None
-        self.features, self.population = features, population
+        self.features, self.population, self.settings = features, population, features.settings
         self.laws, self.process = tuple(laws), process
         self.spread, self.starting = spread, starting
         self.sources, self.drift = tuple(sources), drift
@@ -132,6 +132,7 @@ class Latency(Predictor):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         data: dict[str, Any] = {
             "space": self.features.whole.to_dict(),
+            "settings": dict(self.features.settings),
             "metric": self.metric,
             "unit": self.unit,
             "spread": self.spread,
@@ -161,7 +162,7 @@ class Latency(Predictor):
     ) -> Self:
         whole = Space.from_dict(data["space"])
         population = arrays["population"]
-        features = Features.of(whole, population)
+        features = Features.of(whole, population, data.get("settings", {}))
         laws = []
         for i, (names, share) in enumerate(data["laws"]):
             factors = under(f"law{i}.", arrays)
@@ -238,7 +239,7 @@ def _at_most(labels: Labels, n: int, rng: np.random.Generator) -> Labels:
 
 
 def _fit(labels: Labels, sources: Sequence[Latency], unit: str) -> Latency:
-    features = Features.of(labels.space, labels.population)
+    features = Features.of(labels.space, labels.population, labels.settings)
     groups = features(labels.population)
     workload = Workload(features, sources, labels.population)
     targets, when = np.log(labels.values), order_of(labels)

@@ -5,10 +5,11 @@ Knows spaces and tables; which networks a family has, `costs` asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,15 +56,21 @@ def amounts(of: Sequence[Table | Counted], population: Population) -> Floats:
     return np.stack([each(population) for each in of])
 
 
+def work_of(
+    space: Space, resolutions: tuple[int, ...], settings: Mapping[str, Any]
+) -> Work | Unknown:
+    """That of the space's family with these settings at these resolutions, in the order given;
+    unknown where no family of that name and space can be built, or its costs are not all known."""
+    return _work_of(space, resolutions, json.dumps(dict(settings), sort_keys=True))
+
+
 @lru_cache(maxsize=16)
-def work_of(space: Space, resolutions: tuple[int, ...]) -> Work | Unknown:
-    """That of the space's family at these resolutions, in the order given; unknown where no family
-    of that name and space can be built, or its costs are not all known."""
-    from onceforall import families
+def _work_of(space: Space, resolutions: tuple[int, ...], settings: str) -> Work | Unknown:
     from onceforall.costs import cost_table
+    from onceforall.families.settings import made_again
 
     try:
-        family = families.get(space.family)
+        family = made_again(space.family, json.loads(settings), "costs")
         space.check_part(family.space, "costs")
         part = space.at(resolutions)
 

@@ -8,7 +8,7 @@ other, and with no others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,29 @@ def refuse_mixed(path: Path, metric: str, columns: Mapping[str, Iterable[Any]]) 
                 f" {choices(_named(value) for value in values)}; keep those of each in a file of"
                 " its own"
             )
+
+
+def settings_in(
+    path: Path, found: Sequence[Mapping[str, Any]], known: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """The settings of the family of a file's records: those `known`, or else the ones that its
+    records name (`found`). Records that name none are of networks of either.
+
+    Raises:
+        InputError: records of networks with other settings; names the first that differs.
+    """
+    if known is None:
+        known = found[0] if found else {}
+    for settings in found:
+        for name, value in settings.items():
+            if name not in known or known[name] != value:
+                usual = "the family's own"
+                raise InputError(
+                    f"{path}: settings: {name}: it has records of networks with {value!r}, and"
+                    f" others are of {known.get(name, usual)}; keep those of each in a file of its"
+                    " own"
+                )
+    return known
 
 
 def _named(value: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceforall.errors import InputError, choices
-from onceforall.records.identity import refuse_mixed
+from onceforall.records.identity import refuse_mixed, settings_in
 from onceforall.records.sheets import Column, read_archs
 from onceforall.space import Population, Space
 
@@ -30,6 +30,7 @@ class Labels:
         population: (n, genes).
         values: (n,) of `metric`, finite; in the order of the file.
         columns: the other columns of the file, as text, (n,) each.
+        settings: of the archs' family, where they are not its own (`families.settings`).
         warnings: what a person should know before using them.
     """
 
@@ -38,6 +39,7 @@ class Labels:
     population: Population
     values: NDArray[np.float64]
     columns: Mapping[str, Column] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -64,9 +66,16 @@ class Labels:
 
 
 def read_labels(
-    path: Path, space: Space, metric: str, *, positive: bool = False, device: str = ""
+    path: Path,
+    space: Space,
+    metric: str,
+    *,
+    positive: bool = False,
+    device: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> Labels:
     """The archs of a file and their measured `metric`; with `device`, only what was measured there.
+    `settings` are those of the archs' family that are not its own; None: as its records say.
 
     Rows that are equal in everything are one record; an arch that was measured several times
     with different results is kept as often as it was measured, with a warning that says how far
@@ -75,14 +84,16 @@ def read_labels(
     Raises:
         InputError: as `read_archs`; a value that is not finite or, with `positive`, not above 0;
             no rows at all, or none of `device`; a JSONL file whose records of the metric are of
-            several devices and none is named, or of several supernets, machines or runtimes.
+            several devices and none is named, or of several supernets, machines or runtimes;
+            records of networks with other settings.
     """
     sheet = read_archs(path, space, metric)
     if not len(sheet.lines):
         raise InputError(f"{path}: has no records")
     values = sheet.numbers(metric, positive=positive)
     rest = {k: v for k, v in sheet.columns.items() if k != metric}
-    labels = Labels(sheet.space, metric, sheet.population, values, rest)
+    named = settings_in(path, sheet.settings, settings)
+    labels = Labels(sheet.space, metric, sheet.population, values, rest, named)
     if device:
         labels = _of_device(labels, device, path)
     elif path.suffix == ".jsonl":

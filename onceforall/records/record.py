@@ -25,6 +25,7 @@ from onceforall.space import Arch
 @dataclass(frozen=True)
 class Record:
     """One measurement of one arch: `value` in `unit`, on `device` ("" where it has none).
+    `settings` are those of the arch's family that are not its own (classes, channels).
 
     Raises:
         InputError: the value is not a finite number, or the metric has no name.
@@ -36,6 +37,7 @@ class Record:
     unit: str
     device: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
@@ -47,6 +49,7 @@ class Record:
             raise InputError(f"record: {self.metric}: {given} is not a finite number")
         object.__setattr__(self, "value", float(given))
         object.__setattr__(self, "provenance", dict(self.provenance))
+        object.__setattr__(self, "settings", dict(self.settings))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it."""
@@ -57,11 +60,13 @@ class Record:
             "unit": self.unit,
             "device": self.device,
             "provenance": dict(self.provenance),
+            **({"settings": dict(self.settings)} if self.settings else {}),
         }
 
     @classmethod
     def from_dict(cls, data: Any) -> Record:
-        """The record that `to_dict` wrote; `device` and `provenance` may be left out.
+        """The record that `to_dict` wrote; `device`, `provenance` and `settings` may be left
+        out.
 
         Raises:
             InputError: names the first field that is missing, unknown or of a wrong type.
@@ -79,8 +84,9 @@ class Record:
         for name in ("unit", "device"):
             if not isinstance(rest.get(name, ""), str):
                 raise InputError(f"record: {name}: {rest[name]!r} is not a text")
-        if not isinstance(rest.get("provenance", {}), dict):
-            raise InputError(f"record: provenance: {rest['provenance']!r} is not an object")
+        for name in ("provenance", "settings"):
+            if not isinstance(rest.get(name, {}), dict):
+                raise InputError(f"record: {name}: {rest[name]!r} is not an object")
         if not isinstance(data["arch"], str):
             raise InputError(f"record: arch: {data['arch']!r} is not a text")
         return cls(Arch.parse(data["arch"]), **rest)

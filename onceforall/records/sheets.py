@@ -47,6 +47,7 @@ class Sheet:
     archs: Mapping[str, Column]
     warnings: tuple[str, ...] = ()  # what a person should know before using it
     metrics: tuple[str, ...] = ()  # columns that say metrics, each in the rows it is not "" in
+    settings: tuple[Mapping[str, Any], ...] = ()  # those that records name, each once
 
     def latencies(self) -> list[str]:
         """The columns that can be latencies: numbers above 0, not a few small whole numbers."""
@@ -327,6 +328,7 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
         devices.setdefault(record.metric, set()).add(record.device)
     names = [r.metric if len(devices[r.metric]) == 1 else f"{r.metric}@{r.device}" for r in records]
     rows, archs, lines = [], [], []
+    settings: list[Mapping[str, Any]] = []
     for number, (record, name) in enumerate(zip(records, names, strict=True), 1):
         if metric not in (None, record.metric, f"{record.metric}@{record.device}"):
             continue
@@ -342,6 +344,8 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
         rows.append({**facts, metric or name: repr(record.value)})
         archs.append(record.arch)
         lines.append(number)
+        if record.settings and record.settings not in settings:
+            settings.append(record.settings)
     if metric is not None and records and not rows:
         raise InputError(
             f"{path}: has no records of {metric!r}; it has {choices(sorted(set(names)))}"
@@ -359,4 +363,5 @@ def _sheet_of_jsonl(path: Path, space: Space, metric: str | None) -> Sheet:
         np.array(lines, np.int64),
         {ARCH: np.array([str(arch) for arch in archs], np.str_)},
         metrics=tuple(dict.fromkeys(names)) if metric is None else (metric,),
+        settings=tuple(settings),
     )
