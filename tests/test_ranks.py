@@ -109,9 +109,10 @@ def commanded(
     each: Callable[[int], Sequence[str] | None] = lambda rank: None,
     out: Path | None = None,
     processes: int = 2,
+    command: Sequence[object] | None = None,
 ) -> list[tuple[int, str]]:
-    """`onceforall train` in processes as `torchrun` would start them; `each` is called in each
-    process first, and may give it more words."""
+    """`onceforall train`, or another command, in processes as `torchrun` would start them; `each`
+    is called in each process first, and may give it more words."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -124,6 +125,8 @@ def commanded(
         more = each(rank) or ()
         run = out or config.parent / "run"
         sys.argv = ["onceforall", "train", str(config), "--out", str(run), *words, *more]
+        if command is not None:
+            sys.argv = ["onceforall", *map(str, command)]
         cli.main()
 
     return forked(work, processes, config.parent / "said")
@@ -510,3 +513,48 @@ def test_sigterm_to_torchrun_ends_in_a_checkpoint(
     assert next(p.name for p in checkpoints.found(run)) == "step-00000006.safetensors"
     assert [s for s, _ in commanded(config, digits, "--resume")] == [0, 0]
     assert_equal(run, whole)
+
+
+def test_archs_are_scored_by_all_processes_as_by_one(
+    config: Path, digits: Data, whole: Path, tmp_path: Path
+) -> None:
+    """The same records in the same order, to the bit; an odd number of archs leaves one process
+    without any in the last turn."""
+    for processes, name in ((1, "one"), (2, "two")):
+        asked = ("records", "accuracy", whole, "--all", "--samples", 5, "--images", 30)
+        out = ("--out", tmp_path / f"{name}.jsonl")
+        found = commanded(config, digits, processes=processes, command=(*asked, *out))
+        assert [status for status, _ in found] == [0] * processes
+    written = (tmp_path / "one.jsonl").read_text()
+    assert written.count("\n") == 5
+    assert (tmp_path / "two.jsonl").read_text() == written
+
+
+def test_a_mistake_in_labelling_is_one_line_and_nobody_waits(
+    config: Path, digits: Data, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "old.jsonl").write_text("no record\n")
+    asked = ("records", "accuracy", whole, "--samples", 5, "--out", tmp_path / "old.jsonl")
+    found = commanded(config, digits, command=asked)
+    assert [status for status, _ in found] == [2, 2]
+    (line,) = [line for _, said in found for line in lines(said)]
+    assert "old.jsonl line 1: not JSON" in line
+
+
+def test_images_are_shared_in_evaluation(
+    config: Path, digits: Data, whole: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supernet, _ = load_supernet(whole / "supernet.safetensors")
+    arch = supernet.space.smallest()
+    network = validation.calibrated(supernet.extract(arch), arch.resolution, digits)
+    path = config.parent / "network.safetensors"
+    save_network(path, network, supernet.family, arch, {"data": digits.facts()})
+    shown = []
+    for processes in (1, 2):
+        asked = ("evaluate", path, "--data", "digits", "--json", "--batch", 7)
+        found = commanded(config, digits, processes=processes, command=asked)
+        assert [status for status, _ in found] == [0] * processes
+        shown.append(capfd.readouterr().out)
+    assert shown[0].count("\n") == 1
+    assert "top1" in shown[0]
+    assert shown[0] == shown[1]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from onceforall.data import Images, Normalisation
-    from onceforall.supernet import Score
+    from onceforall.supernet import Metric, Score
+    from onceforall.training import Group
 
 
 def evaluate(
@@ -78,12 +79,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measures the accuracy of a network, or another task's metric. NET may be an exported file,
-    which is run by the runtime of its format.
+    which is run by the runtime of its format. Under torchrun the processes share the images.
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
     from onceforall import supernet
     from onceforall.export import is_exported
+    from onceforall.training import ranks
 
     if calibrate_data is not None and not calibrate:
         raise InputError(
@@ -91,7 +93,8 @@ def evaluate(
         )
     if estimator not in supernet.ESTIMATORS:
         raise InputError(f"--estimator: {estimator!r}; there are {choices(supernet.ESTIMATORS)}")
-    place = supernet.torch_device(on)
+    group = ranks.join()
+    place = group.device if group.size > 1 and on is None else supernet.torch_device(on)
     file = is_exported(net)
     if file and (weights is not None or calibrate or on == "cuda"):
         raise InputError(
@@ -111,10 +114,11 @@ def evaluate(
     if calibrate and unlabelled is not None:
         batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
         supernet.calibrate(module, batches, estimator)
-    found = supernet.score(
-        module, size, images, metric, limit=limit, batch=batch, progress="evaluating"
-    )
-    unreadable = _unreadable(images, found.images, max_unreadable)
+    found = _shared(group, module, size, images, metric, limit, batch)
+    unreadable = _unreadable(group, images, found.images, max_unreadable)
+    ranks.leave()
+    if not group.first:
+        return
     emit(
         {
             **found.values,
@@ -210,13 +214,48 @@ def _normalised(images: Images) -> dict[str, list[float]]:
     return {"mean": list(images.normalisation.mean), "std": list(images.normalisation.std)}
 
 
-def _unreadable(images: Images, scored: int, share: float) -> list[str]:
+def _shared(
+    group: Group,
+    module: nn.Module,
+    size: int,
+    images: Images,
+    metric: Metric,
+    limit: int | None,
+    batch: int,
+) -> Score:
+    """The score on all images, of which each process takes a stretch."""
+    import torch
+
+    from onceforall.supernet import Score, score
+
+    n = len(images) if limit is None else min(limit, len(images))
+    each = -(-n // group.size)
+    start = min(group.rank * each, n)
+    mine = score(
+        module,
+        size,
+        images,
+        metric,
+        limit=min(each, n - start),
+        batch=batch,
+        progress="evaluating" if group.first else None,
+        start=start,
+    )
+    total = Score.of(metric, None, 0)
+    sums = None if mine.sums is None else mine.sums.tolist()
+    for part, count in group.gather((sums, mine.images)):
+        found = None if part is None else torch.tensor(part, dtype=torch.float64)
+        total = total + Score.of(metric, found, count)
+    return total
+
+
+def _unreadable(group: Group, images: Images, scored: int, share: float) -> list[str]:
     """The images that were left out, beside those that were scored.
 
     Raises:
         InputError: they are more than this share of both, or all.
     """
-    names = [str(path) for path in images.unreadable]
+    names = [name for part in group.gather([str(p) for p in images.unreadable]) for name in part]
     asked = scored + len(names)
     shown = choices(names[:3]) + (", ..." if len(names) > 3 else "")
     if names and not scored:

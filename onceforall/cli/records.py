@@ -78,16 +78,21 @@ def accuracy(
     The archs are spread over the space; with --near, after the first 50, they are those near the
     budgets that a predictor fitted on the records so far is least sure of. It stops when the
     predictor's error on held-out records stops falling. A file that has some of the records is gone
-    on with, where they are of the same supernet, data and images.
+    on with, where they are of the same supernet, data and images. Under torchrun the processes
+    score an arch each; the first writes.
 
     Example: onceforall records accuracy runs/mine --near 0.5M,1M
+
+    torchrun --nproc-per-node 4 -m onceforall records accuracy runs/mine
     """
     from onceforall.pipeline import collecting, open_run
     from onceforall.records import read_jsonl
     from onceforall.supernet import torch_device
+    from onceforall.training import ranks
 
-    place = torch_device(on)
-    opened = open_run(run, data)
+    group = ranks.join()
+    place = group.device if group.size > 1 and on is None else torch_device(on)
+    opened = group.together(lambda: open_run(run, data))
     path = out or opened.score_file
     if every and near:
         raise InputError("--all: archs are spread evenly over the space; --near has no use")
@@ -97,13 +102,15 @@ def accuracy(
         raise InputError(f"--near: {near!r}: budgets are above 0")
     found: dict[str, Any] = {"path": str(path)}
     supernet, metric = opened.supernet.to(place), opened.task.metric
-    asked = (supernet, opened.data(), samples, path, images, seed, metric)
+    asked = (supernet, group.together(opened.data), samples, path, images, seed, metric)
     if every:
-        found["added"] = collecting.collect_scores(*asked)
+        found["added"] = collecting.collect_scores(*asked, group)
     else:
-        done = collecting.collect_until_settled(*asked, cost=cost, budgets=budgets)
+        done = collecting.collect_until_settled(*asked, cost=cost, budgets=budgets, group=group)
         found |= {"added": done.added, "errors": done.errors, "settled": done.settled}
-    emit(found | {"n": len(read_jsonl(path))}, as_json)
+    if group.first:
+        emit(found | {"n": len(read_jsonl(path))}, as_json)
+    ranks.leave()
 
 
 def _cost(by: str, family: Family) -> tuple[Callable[[Population], Any], str | None]:

@@ -8,9 +8,10 @@ or of the same machine and runtime.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +30,15 @@ from onceforall.progress import say, track
 from onceforall.records import Record, add, appending, read_labels, refuse_others
 from onceforall.space import Arch, Population, Table
 from onceforall.supernet import TOP1, Metric, Score, SuperNet, calibrated, checkpoint, score
+from onceforall.training import Group
 
 FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
 ROUNDS = 7  # of timing, a network
 DIGEST = 16  # hexadecimal digits of the digest that names a supernet
 BLOCK_SECONDS = 0.005  # of timing, a block and round
 LATENCY = "latency_ms"  # the metric
+ALONE = Group()  # one process
+T = TypeVar("T")
 
 
 def wanted(family: Family, have: Collection[Arch], n: int, seed: int) -> list[Arch]:
@@ -61,18 +65,28 @@ def collect_scores(
     images: int | None = None,
     seed: int = 0,
     metric: Metric = TOP1,
+    group: Group = ALONE,
 ) -> int:
     """Appends scores until the file has those of n archs; returns how many were added.
 
     Every arch is scored on the same validation images: the first `images` of them, or as many as
-    those that the file has. It is scored where the supernet lives.
+    those that the file has. It is scored where the supernet lives. The processes of a `group` score
+    an arch each at a time; the first writes, and the records are those of one process.
 
     Raises:
         InputError: the file has archs of another supernet, or that were scored on other images.
     """
-    missing = wanted(supernet.family, _archs(scores_in(path, supernet, data, metric)), n, seed)
-    _score_archs(supernet, data, missing, path, images, metric)
+    missing = _of_first(
+        group,
+        lambda: wanted(supernet.family, _archs(scores_in(path, supernet, data, metric)), n, seed),
+    )
+    _score_archs(supernet, data, missing, path, images, metric, group)
     return len(missing)
+
+
+def _of_first(group: Group, work: Callable[[], T]) -> T:
+    """What the first process finds, which alone reads and writes the file, in all of them."""
+    return group.gather(group.together(lambda: work() if group.first else None))[0]  # type: ignore[return-value]
 
 
 def _score_archs(
@@ -82,15 +96,28 @@ def _score_archs(
     path: Path,
     images: int | None,
     metric: Metric,
+    group: Group = ALONE,
 ) -> None:
-    images = scored_on(path, supernet, data, images, metric)
-    facts = score_facts(supernet, data, images)
+    limit = _of_first(group, lambda: scored_on(path, supernet, data, images, metric))
+    facts = score_facts(supernet, data, limit)
     by_resolution = sorted(archs, key=lambda arch: arch.resolution)  # images are decoded once
-    with appending(path) as file:
-        for arch in track(by_resolution, f"{metric.label} records"):
+    turns = [by_resolution[i : i + group.size] for i in range(0, len(archs), group.size)]
+
+    def scored(turn: list[Arch]) -> list[Record]:
+        """Of the arch that is this process's in a turn; of none in the last one, perhaps."""
+        records = []
+        for arch in turn[group.rank : group.rank + 1]:
             network = calibrated(supernet, arch, data)
-            found = score(network, arch.resolution, data.validation, metric, limit=images)
-            add(file, _scored(supernet, arch, found, facts))
+            found = score(network, arch.resolution, data.validation, metric, limit=limit)
+            records.append(_scored(supernet, arch, found, facts))
+        return records
+
+    with appending(path) if group.first else nullcontext() as file:
+        for turn in track(turns, f"{metric.label} records") if group.first else turns:
+            every = group.gather(group.together(lambda turn=turn: scored(turn)))  # type: ignore[misc]
+            for record in (r for records in every for r in records):
+                if file is not None:
+                    add(file, record)
 
 
 def add_score(
@@ -177,6 +204,7 @@ def collect_until_settled(
     *,
     cost: Callable[[Population], NDArray[np.float64]] | None = None,
     budgets: Sequence[float] = (),
+    group: Group = ALONE,
 ) -> Labelling:
     """Like `collect_scores`, until a predictor's error on held-out archs stops falling or there are
     `most`: archs spread over the space, which no other choice was measured to be better than
@@ -187,9 +215,12 @@ def collect_until_settled(
     """
     space, settings = supernet.space, changed(supernet.family)
     most = min(most, space.size)
-    added = collect_scores(supernet, data, min(most, FIRST_ROUND), path, images, seed, metric)
+    least = min(most, FIRST_ROUND)
+    added = collect_scores(supernet, data, least, path, images, seed, metric, group)
     errors: list[float] = []
-    while True:
+
+    def judged() -> list[Arch]:
+        """Fits a predictor to what there is; the archs to score next, none where it is enough."""
         labels = read_labels(path, space, metric.name, settings=settings)
         for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
             predictor = fit_accuracy(labels.take(np.arange(n)), unit=metric.unit, seed=seed)
@@ -197,14 +228,20 @@ def collect_until_settled(
             errors.append(predictor.report.rmse)
             say(f"{n} records: held-out error {errors[-1]:.3g} {metric.difference}")
         if stalled(errors) or len(labels) >= most:
-            return Labelling(added, tuple(errors), stalled(errors))
+            return []
         rng = np.random.default_rng((seed, len(labels)))
         n = min(NEXT_ROUNDS, most - len(labels))
         asked = predictor if budgets else None
         near: dict[str, Any] = {"cost": cost, "budgets": budgets, "settings": settings}
         chosen = choose(space, asked, labels.population, n, rng, **near)
-        _score_archs(supernet, data, space.decode(chosen), path, images, metric)
-        added += len(chosen)
+        return space.decode(chosen)
+
+    while True:
+        fresh = _of_first(group, judged)
+        if not fresh:
+            return Labelling(added, tuple(errors), stalled(errors))
+        _score_archs(supernet, data, fresh, path, images, metric, group)
+        added += len(fresh)
 
 
 def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:
