@@ -1,6 +1,8 @@
 """Several processes on one run: they end alike, fail with one line, and none waits for ever."""
 
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from killing import dying
 from torch import nn
 
 from onceforall import cli, data, families, training
@@ -421,6 +424,44 @@ def test_processes_killed_at_random_end_as_if_they_had_not_been(
     assert_equal(run, whole)
     left = sorted(str(p.relative_to(run)) for p in run.rglob("*"))
     assert left == sorted(str(p.relative_to(whole)) for p in whole.rglob("*"))
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_killed_at_any_moment(
+    config: Path, digits: Data, whole: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of one of them, drawn at random, at random moments: before and after gradients are
+    used, and of the first, which writes, in the middle of writing. 3 times, or as often as
+    ONCEFORALL_TEST_KILLS says."""
+    run, kills = config.parent / "run", 0
+    most = int(os.environ.get("ONCEFORALL_TEST_KILLS", "3"))
+    rng = random.Random(1)
+
+    def trained(rank: int, at: int) -> list[tuple[int, str]]:
+        resume = ["--resume"] if (run / "settings.json").exists() else []
+        counted = lambda r: tmp_path / f"moments-{r}"  # noqa: E731
+        each = lambda r: dying(run, at if r == rank else 0, counted(r))  # noqa: E731
+        return commanded(config, digits, *resume, each=each)
+
+    assert [status for status, _ in trained(0, 0)] == [0, 0]
+    moments = [int((tmp_path / f"moments-{rank}").read_text()) for rank in (0, 1)]
+    assert moments[0] > moments[1] >= 16  # of eight steps
+    while kills < most:
+        shutil.rmtree(run)
+        ended = False
+        while not ended:
+            rank = rng.randrange(2)
+            at = rng.randint(1, moments[rank] // 2) if kills < most else 0
+            found = trained(rank, at)
+            ended = [status for status, _ in found] == [0, 0]
+            if not ended:
+                kills += 1
+                assert found[rank][0] == -signal.SIGKILL, found
+                assert found[1 - rank][0] in (0, 1), found
+                assert lines(found[1 - rank][1]) == []
+        assert_equal(run, whole)
+        left = sorted(str(p.relative_to(run)) for p in run.rglob("*"))
+        assert left == sorted(str(p.relative_to(whole)) for p in whole.rglob("*"))
 
 
 # --- torchrun
