@@ -92,7 +92,7 @@ measure mbv3_mini:smallest --threads two            | Invalid value for '--threa
 measure mbv3_mini:smallest --batch 0                | --batch
 measure mbv3_mini:smallest --batch 100000000        | batch
 measure mbv3_mini:smallest --rounds 0               | --rounds
-measure mbv3_mini:smallest --precision int8         | has fp32, not 'int8'
+measure mbv3_mini:smallest --precision int4         | has fp32, int8, not 'int4'
 measure mbv3_mini:smallest --precision bf16         | precision
 measure mbv3_mini:smallest --resolution 7           | resolution: 7 px is too small
 measure mbv3_mini:smallest --resolution 99999       | resolution: 99999 px is too large
@@ -137,7 +137,7 @@ evaluate mbv3_mini:smallest --data digits --weights G/code.pth          | code.p
 evaluate G/run --data digits                        | run
 export G/network.safetensors                        | Missing argument
 export mbv3_mini:smallest n.onnx                    | has no weights of its own
-export G/network.safetensors n.tflite --format tflite | --format: 'tflite'; there are onnx, pt2
+export G/network.safetensors n.tflite --format tflite | 'tflite' is not known; there are onnx, pt2
 export G/network.safetensors G/taken                | taken: exists already
 export G/network.safetensors G/folder               | folder: exists already
 export G/network.safetensors G/taken/n.onnx         | taken is not a folder
@@ -307,7 +307,7 @@ records latency mbv3_mini --samples 0               | --samples
 records latency mbv3_mini --samples 100000000000    | samples
 records latency mbv3_mini --threads 0               | --threads
 records latency mbv3_mini --batch 0                 | --batch
-records latency mbv3_mini --precision fp8           | has fp32, not 'fp8'
+records latency mbv3_mini --precision fp8           | has fp32, int8, not 'fp8'
 records latency mbv3_mini --resolutions x           | --resolutions: 'x' is not a list of pixels
 records latency mbv3_mini --resolutions 4           | resolutions: 4
 records latency mbv3_mini --resolutions 0           | resolution
@@ -330,7 +330,28 @@ specialize G/run --max-activations 5ms              | --max-activations: '5ms'
 specialize G/run --max-latency 5ms --device tpu     | device: 'tpu' is not known
 specialize G/run --max-latency 5ms --threads 0      | --threads
 specialize G/run --max-latency 5ms --batch 0        | --batch
-specialize G/run --max-latency 5ms --precision fp1  | has fp32, not 'fp1'
+specialize G/run --max-latency 5ms --precision fp1  | has fp32, int8, not 'fp1'
+specialize G/run --max-latency 5ms --precisions fp1,fp2 | has fp32, int8, not 'fp1,fp2'
+specialize mbv3_mini --max-latency 5ms --weights G/none --data digits | --weights needs --data
+specialize mbv3_mini --max-latency 5ms --weights G/none --data digits --out G/fresh | no such checkpoint
+specialize G/run --max-latency 5ms --mean 0.5 --std 0.5 | --mean and --std go with --weights
+specialize G/run --max-latency 5ms --std 0.5        | --mean and --std go with --weights
+specialize G/run --max-latency 5ms --device phone.yaml | phone.yaml
+classify G/none.onnx G/a.png                        | none.onnx: no such file
+classify G/network.safetensors G/a.png              | a.png: no such image
+classify G/network.safetensors G/network.safetensors | is no exported file
+classify G/network.safetensors G/a.png --top 0      | --top
+devices all                                         | all
+devices --device onnxruntime-cpu                    | --device
+devices --ready yes                                 | yes
+devices --ready --ready 1                           | 1
+info mbv3_mini:smallest --profile torch-cpu         | does not tell what layers take
+info mbv3_mini:smallest --profile nope              | device: 'nope' is not known
+info mbv3_mini:smallest --profile onnxruntime-cpu --threads 0 | --threads
+export G/network.safetensors n.onnx --precision int4 | precision: onnx has fp32, int8, not 'int4'
+export G/network.safetensors n.onnx --precision int8 | --calibrate-data: int8 needs training images
+export G/network.safetensors n.onnx --precision int8 --calibrate-data G/nowhere | nowhere
+export G/network.safetensors n.onnx --calibrate 1 | --calibrate
 specialize G/run --max-latency 5ms --samples 5      | --samples
 specialize G/run --max-latency 5ms --images 0       | --images
 specialize G/run --max-latency 5ms --risk -1        | --risk

@@ -23,7 +23,7 @@ from onceforall.costs import (
 )
 from onceforall.errors import InputError
 from onceforall.interop import Resolved, StaticNetwork
-from onceforall.predictors.work import work_of
+from onceforall.predictors import work
 from onceforall.records import Labels
 from onceforall.search import Limit, search
 from onceforall.space import Gene, Presence, Space, Table
@@ -353,7 +353,7 @@ def test_predictors_know_the_physics_of_a_family_given_by_build(small, monkeypat
     assert with_physics.notes == ()
     assert "without physics" not in capsys.readouterr().err
     monkeypatch.undo()
-    work_of.cache_clear()
+    work._work_of.cache_clear()
     without = predictors.fit_latency(labels)
     said = capsys.readouterr().err
     assert said.startswith("latency_ms: fitted without physics: MACs, parameters and operations")
@@ -362,7 +362,7 @@ def test_predictors_know_the_physics_of_a_family_given_by_build(small, monkeypat
     predictors.fit_accuracy(replace(labels, metric="top1"))
     assert "top1: fitted without physics" in capsys.readouterr().err
     assert with_physics.report.mape < 0.5 * without.report.mape
-    work_of.cache_clear()
+    work._work_of.cache_clear()
 
 
 def test_info_lists_the_blocks_of_a_network_given_by_build(small, monkeypatch, capsys):

@@ -147,5 +147,5 @@ def test_exported_files_pad_alike(size: int, format: str, tmp_path: Path) -> Non
         nn.LazyLinear(5),
     )
     network(torch.zeros(2, 3, size, size))
-    done = export(given_statistics(network), (3, size, size), tmp_path / "file", format)
+    done = export(given_statistics(network), (3, size, size), tmp_path / f"file.{format}", format)
     assert done.max_abs_diff < 1e-4  # `export` itself compares with PyTorch

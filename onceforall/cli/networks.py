@@ -159,6 +159,7 @@ def export(
     from onceforall import export as exporting
     from onceforall.files import refuse_existing
 
+    exporting.format_named(format).check_precision(precision)
     refuse_existing(out)
     network = resolved(net, resolution, weights)
     module = network.module()
