@@ -4,13 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests that load other runtimes have processes of their own: each brings threads of its own, which
+# do not all outlive a fork or another's.
+RUNTIMES := $(addprefix tests/test_,$(addsuffix .py,delivered executorch litert ncnn onnx_int8 openvino quiet vela))
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/onceforall demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(RUNTIMES))
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(RUNTIMES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -333,7 +333,7 @@ specialize G/run --max-latency 5ms --batch 0        | --batch
 specialize G/run --max-latency 5ms --precision fp1  | has fp32, int8, not 'fp1'
 specialize G/run --max-latency 5ms --precisions fp1,fp2 | has fp32, int8, not 'fp1,fp2'
 specialize mbv3_mini --max-latency 5ms --weights G/none --data digits | --weights needs --data
-specialize mbv3_mini --max-latency 5ms --weights G/none --data digits --out G/fresh | no such checkpoint
+specialize mbv3_mini --max-latency 5ms --weights G/none --data digits --out G/f | no such checkpoint
 specialize G/run --max-latency 5ms --mean 0.5 --std 0.5 | --mean and --std go with --weights
 specialize G/run --max-latency 5ms --std 0.5        | --mean and --std go with --weights
 specialize G/run --max-latency 5ms --device phone.yaml | phone.yaml

@@ -31,6 +31,7 @@ def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         folder = Path(row["folder"])
         assert {p.name for p in folder.iterdir()} == {
             "card.json",
+            "card.md",
             "network.onnx",
             "network.safetensors",
         }

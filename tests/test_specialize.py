@@ -264,6 +264,7 @@ def test_specialised_files_are_what_the_card_says(
     assert found.latency_measured_ms <= 5.0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "card.json",
+        "card.md",
         "network.onnx",
         "network.safetensors",
     ]
