@@ -19,7 +19,6 @@ from onceforall.export.executorch_int8 import quantised
 from onceforall.export.executorch_program import TOLD, Program, runtime, told
 from onceforall.export.folding import folded, without_ceilings
 from onceforall.export.refusing import refusing
-from onceforall.export.silence import silent
 
 
 def write(
@@ -39,10 +38,9 @@ def write(
     """
     text = json.dumps({"precision": precision, "facts": dict(facts)})
     images = calibration if precision == "int8" else None
-    with silent():
-        lowered = _lowered(network, shape, images, {TOLD: text})
-        with refusing(network, "ExecuTorch"):
-            program = lowered.to_executorch()
+    lowered = _lowered(network, shape, images, {TOLD: text})
+    with refusing(network, "ExecuTorch"):
+        program = lowered.to_executorch()
     path.write_bytes(program.buffer)
 
 
@@ -50,8 +48,7 @@ def outside_xnnpack(
     network: nn.Module, shape: tuple[int, ...], calibration: Tensor | None = None
 ) -> list[str]:
     """Operators that XNNPACK leaves to ExecuTorch's own kernels; with `calibration` in int8."""
-    with silent():
-        lowered = _lowered(copy.deepcopy(network), shape, calibration, {})
+    lowered = _lowered(copy.deepcopy(network), shape, calibration, {})
     nodes = [n for n in lowered.exported_program().graph.nodes if n.op == "call_function"]
     names = [str(getattr(node.target, "__name__", node.target)) for node in nodes]
     return [name for name in names if name not in ("executorch_call_delegate", "getitem")]
@@ -64,10 +61,10 @@ def _lowered(
     methods: dict[str, str],
 ) -> Any:
     runtime()
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     with refusing(network, "ExecuTorch"), torch.no_grad():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
         without_ceilings(network, shape)
         module = folded(network)
         if calibration is not None:

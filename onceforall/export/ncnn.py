@@ -121,7 +121,7 @@ def _trace(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
         if isinstance(module, nn.AvgPool2d) and module.padding in (0, (0, 0)):
             module.count_include_pad = False  # ncnn would count what rounding up adds, too
     example = torch.zeros((1, *shape))
-    with silent(), refusing(network, "ncnn"), torch.no_grad():
+    with refusing(network, "ncnn"), torch.no_grad():
         traced = folded(network)
         if not _of_modules(traced):
             traced = torch.export.export(traced, (example,)).module(check_guards=False)

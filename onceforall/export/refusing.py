@@ -1,28 +1,28 @@
-"""What PyTorch's exporters raise, as one line."""
+"""What exporters raise, as one line, and nothing of what they print."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import contextmanager
 
 from torch import nn
 
 from onceforall.errors import InputError
+from onceforall.export.silence import silent
 
 
 @contextmanager
 def refusing(network: nn.Module, form: str) -> Iterator[None]:
-    """Makes one line of what PyTorch's exporters raise, and nothing of what they print."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Makes one line of what an exporter raises, and keeps what it prints from the terminal.
+
+    Raises:
+        InputError: the network cannot be written in this form; says why.
+    """
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
+        with silent():
             yield
+    except InputError:  # says it already
+        raise
     except Exception as error:  # of many kinds
         while error.__cause__ is not None and isinstance(error.__cause__, Exception):
             error = error.__cause__
@@ -31,5 +31,3 @@ def refusing(network: nn.Module, form: str) -> Iterator[None]:
             f"{type(network).__name__}: cannot be written as {form}: {reason}"
             f" ({type(error).__name__})"
         ) from None
-    finally:
-        logger.setLevel(level)
