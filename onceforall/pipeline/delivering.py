@@ -78,23 +78,27 @@ class Card:
         return cls(**{**found, "arch": Arch.parse(data["arch"])})
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """An arch, by the latency of the file that is to be delivered, or of the network on a device
+    that runs networks of this process."""
+
+    latency: Record
+    qualified_ms: float | None = None  # its latency when it was a candidate
+
+
 def deliver(
     evidence: Evidence,
     name: str,
-    latency: Record,
+    chosen: Chosen,
     out: Path,
     limits: Limits | None = None,
-    qualified_ms: float | None = None,
 ) -> Card:
     """Evaluates the file of an arch on the test set, puts it in its place, and writes the card
-    that says it all.
-
-    Args:
-        latency: of the file, or of the network on a device that runs networks of this process.
-        qualified_ms: its latency when it was a candidate.
-    """
-    arch, metric = latency.arch, evidence.metric
-    family, made = evidence.supernet.family, evidence.file(latency.arch)
+    that says it all."""
+    latency, metric = chosen.latency, evidence.metric
+    arch = latency.arch
+    family, made = evidence.supernet.family, evidence.file(chosen.latency.arch)
     network = copy.deepcopy(made.network).cpu()
     counts = cost(network, shape_of(family, arch))
     test = evidence.score_file_of(arch, "test")
@@ -117,7 +121,7 @@ def deliver(
         test=test.value,
         latency_predicted_ms=float(evidence.latency_predictor.predict(population).mean[0]),
         latency_measured_ms=latency.value,
-        latency_qualified_ms=qualified_ms,
+        latency_qualified_ms=chosen.qualified_ms,
         disturbed=latency.provenance.get(BUSY, False),
         told={k: latency.provenance[k] for k in TOLD if k in latency.provenance},
         limits=given,
@@ -175,4 +179,4 @@ def reference(evidence: Evidence, name: str, arch: Arch, out: Path) -> Card:
     evidence.measure_score(arch)
     latency = evidence.time_file(evidence.file(arch))
     evidence.delivered[arch] = latency
-    return deliver(evidence, name, latency, out)
+    return deliver(evidence, name, Chosen(latency), out)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from onceforall.errors import InputError, choices
-from onceforall.pipeline.delivering import Card, deliver, delivered_before
+from onceforall.pipeline.delivering import Card, Chosen, deliver, delivered_before
 from onceforall.pipeline.evidence import BUSY, Evidence, disagrees
 from onceforall.pipeline.limits import Limits, counted
 from onceforall.predictors import Predictor
@@ -45,6 +45,21 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
             what is measured was found.
     """
     before = delivered_before(evidence, limits, out)
+    chosen = choose(evidence, limits, seed=seed)
+    if before is None:
+        return deliver(evidence, str(limits), chosen, out, limits)
+    if before.arch != chosen.latency.arch:
+        raise InputError(f"{out}: exists already, and another network is better now")
+    return before
+
+
+def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
+    """The best arch within the limits, measured to be within them; nothing is delivered yet.
+
+    Raises:
+        Infeasible: no arch meets the limits; says what could be met.
+        InputError: nothing within the limits on what is measured was found.
+    """
     found: list[Record] = []  # what was measured last
     tightness = 1.0  # of the limits on what is measured, for search
     fitting = _delivered_within(evidence, limits)
@@ -70,12 +85,7 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
             failed: list[Record] = []
             winner = _winner(evidence, limits, fitting, failed)
             if winner is not None:
-                latency, qualified_ms = winner
-                if before is not None and before.arch == latency.arch:
-                    return before
-                if before is not None:
-                    raise InputError(f"{out}: exists already, and holds another network now")
-                return deliver(evidence, str(limits), latency, out, limits, qualified_ms)
+                return winner
             over |= {record.arch for record in failed}
             found = failed
             _refit(evidence, limits, failed, [])
@@ -118,8 +128,8 @@ def _excess(evidence: Evidence, limits: Limits, record: Record) -> float:
 
 def _winner(
     evidence: Evidence, limits: Limits, fitting: dict[Arch, Record], failed: list[Record]
-) -> tuple[Record, float] | None:
-    """The latency of the best of the archs within the limits that is so still when it is timed once
+) -> Chosen | None:
+    """The best of the archs within the limits that is so still when it is timed once
     more, as it will be delivered, and what it was before; None: none is. Those that are not go
     from `fitting` to `failed`.
 
@@ -139,7 +149,7 @@ def _winner(
                     f"{limits}: {now.value:.4g} ms when measured again, while something else kept"
                     f" this machine busy; it took {qualified.value:.4g} ms before"
                 )
-            return now, qualified.value
+            return Chosen(now, qualified.value)
         why = f"takes {now.value:.4g} ms when measured again"
         if not small:
             why = f"is a file of {ready.exported.bytes:,} bytes"
