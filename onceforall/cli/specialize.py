@@ -36,6 +36,14 @@ def specialize(
     max_activations: Annotated[
         str | None, typer.Option(help="At their peak, such as 256KiB.", show_default=False)
     ] = None,
+    max_file: Annotated[
+        str | None, typer.Option(help="The delivered file, such as 2MiB.", show_default=False)
+    ] = None,
+    max_sram: Annotated[
+        str | None,
+        typer.Option(help="On a device that tells it (vela), such as 128KiB.", show_default=False),
+    ] = None,
+    max_flash: Annotated[str | None, typer.Option(help="Likewise.", show_default=False)] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -98,8 +106,9 @@ def specialize(
     """Finds, extracts, verifies and exports the best sub-network for each device and budget.
 
     Records that are missing are made first and kept in the run's folder (of --weights, in --out);
-    those that are there must be of the same supernet, this machine and its runtime. The file that
-    is delivered is the one that was timed and scored on the test set.
+    what was measured of the same supernet on this machine is not measured again. A call that was
+    interrupted is gone on with by calling again. The file that is delivered is the one that was
+    timed and scored on the test set.
 
     Example: onceforall specialize runs/mine --max-latency 0.05ms --max-latency 0.08ms
     """
@@ -108,8 +117,16 @@ def specialize(
 
     asked = [part.strip() for part in precisions.split(",")]
     targets = targets_of(device or ["onnxruntime-cpu"], asked, threads, batch)
-    limits = (max_latency or [], max_macs, max_params, max_activations)
-    wanted = budgets_of(*limits, spelled=lambda name: "--" + name.replace("_", "-"))
+    wanted = budgets_of(
+        max_latency or [],
+        spelled=lambda name: "--" + name.replace("_", "-"),
+        max_macs=max_macs,
+        max_params=max_params,
+        max_activations=max_activations,
+        max_file=max_file,
+        max_sram=max_sram,
+        max_flash=max_flash,
+    )
     opened = _opened(run, weights, data, out, (mean, std))
     given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk}
     cards = specialize_all(opened, targets, wanted, out, seed=seed, on=on, **given)

@@ -12,8 +12,10 @@ from typing import TypedDict
 
 from onceforall.devices import Target, device_named
 from onceforall.errors import InputError, choices
-from onceforall.pipeline.delivering import Card
+from onceforall.pipeline.collecting import digest
+from onceforall.pipeline.delivering import Card, refuse_others
 from onceforall.pipeline.evidence import gather_evidence
+from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run
 from onceforall.pipeline.specializing import specialize
@@ -28,6 +30,9 @@ class Options(TypedDict, total=False):
     max_macs: Amount | None
     max_params: Amount | None
     max_activations: Amount | None
+    max_sram: Amount | None
+    max_flash: Amount | None
+    max_file: Amount | None
     threads: int
     batch: int
     out: Path | str | None
@@ -47,6 +52,9 @@ def specialize_run(
     max_macs: Amount | None = None,
     max_params: Amount | None = None,
     max_activations: Amount | None = None,
+    max_sram: Amount | None = None,
+    max_flash: Amount | None = None,
+    max_file: Amount | None = None,
     threads: int = 1,
     batch: int = 1,
     out: Path | str | None = None,
@@ -60,7 +68,15 @@ def specialize_run(
     return specialize_all(
         run,
         targets_of(devices, precisions, threads, batch),
-        budgets_of(latencies, max_macs, max_params, max_activations),
+        budgets_of(
+            latencies,
+            max_macs=max_macs,
+            max_params=max_params,
+            max_activations=max_activations,
+            max_sram=max_sram,
+            max_flash=max_flash,
+            max_file=max_file,
+        ),
         None if out is None else Path(out),
         samples=samples,
         images=images,
@@ -84,6 +100,10 @@ def specialize_all(
 ) -> list[Card]:
     """The best network for each target and budget: by target first, in the order given.
 
+    A call that was interrupted is gone on with by the same call: it finds the same networks, and
+    measures nothing twice. One network delivered before for the same target and limits is found
+    again.
+
     Args:
         out: the folder, with one a target in it; of a single target, that folder itself. The run's
             own, if left out: RUN/specialized.
@@ -92,18 +112,33 @@ def specialize_all(
 
     Raises:
         Infeasible: no arch meets a budget; says what could be met.
-        InputError: a network's folder exists already; or as `gather_evidence`.
+        InputError: a network's folder holds something else already; a limit on what a target does
+            not tell; or as `gather_evidence`.
     """
     base = out or run.folder / "specialized"
     alone = out not in (None, run.folder) and len(targets) == 1
     folders = {target: base if alone else base / str(target) for target in targets}
-    for folder in folders.values():
+    for target, folder in folders.items():
         for limits in budgets:
-            if (folder / str(limits)).exists():
-                raise InputError(f"{folder / str(limits)}: exists already; name another --out")
+            if limits.told and target.known.here:
+                raise InputError(
+                    f"limit {next(iter(limits.told))}: {target} does not tell it; vela does"
+                )
+            refuse_others(folder / str(limits), run.supernet, target, limits)
     for limits in budgets:
         refuse_impossible(run.supernet.family, limits)
     data = run.data()
+    arguments = {
+        "supernet": digest(run.supernet),
+        "images_digest": data.digest("validation"),
+        "targets": [str(target) for target in targets],
+        "budgets": [str(limits) for limits in budgets],
+        "samples": samples,
+        "images": images,
+        "risk": risk,
+        "seed": seed,
+    }
+    journal = Journal(base, arguments)
     cards: list[Card] = []
     for target, folder in folders.items():
         evidence = gather_evidence(
@@ -116,10 +151,13 @@ def specialize_all(
             risk=risk,
             seed=seed,
             on=on,
+            fitted_on=journal.fitted_on(str(target)),
         )
+        journal.begun(evidence)
         cards += [
             specialize(evidence, limits, folder / str(limits), seed=seed) for limits in budgets
         ]
+    journal.finished()
     return cards
 
 
@@ -147,17 +185,26 @@ def targets_of(
     return targets
 
 
+_LIMITED = {  # what a person calls a limit -> the field of `Limits`, and its unit
+    "max_macs": ("macs", "MACs"),
+    "max_params": ("params", "parameters"),
+    "max_activations": ("peak_activation_bytes", "bytes"),
+    "max_sram": ("sram_bytes", "bytes"),
+    "max_flash": ("flash_bytes", "bytes"),
+    "max_file": ("file_bytes", "bytes"),
+}
+
+
 def budgets_of(
     latencies: Sequence[Amount] = (),
-    macs: Amount | None = None,
-    params: Amount | None = None,
-    activations: Amount | None = None,
     spelled: Callable[[str], str] = str,
+    **given: Amount | None,
 ) -> list[Limits]:
     """One budget a latency, each with all the other limits.
 
     Args:
         spelled: how an argument such as max_latency is called where it was given.
+        given: max_macs, max_params, max_activations, max_sram, max_flash, max_file.
 
     Raises:
         InputError: not a number above 0 with a unit that fits, or nothing is limited.
@@ -167,9 +214,9 @@ def budgets_of(
         return None if value is None else quantity(spelled(name), str(value), unit)
 
     rest = {
-        "macs": number("max_macs", macs, "MACs"),
-        "params": number("max_params", params, "parameters"),
-        "peak_activation_bytes": number("max_activations", activations, "bytes"),
+        field: number(name, given[name], unit)
+        for name, (field, unit) in _LIMITED.items()
+        if name in given
     }
     times = [number("max_latency", latency, "ms") for latency in latencies] or [None]
     return [Limits(latency_ms=time, **rest) for time in times]

@@ -14,6 +14,7 @@ from typing import Any
 
 from onceforall import devices
 from onceforall.costs import cost
+from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import copied
 from onceforall.files import read_json, write_json, write_text
@@ -23,7 +24,7 @@ from onceforall.pipeline.limits import TOLD, Limits
 from onceforall.records import Record
 from onceforall.report.card import markdown
 from onceforall.space import Arch
-from onceforall.supernet import Metric, save_network
+from onceforall.supernet import Metric, SuperNet, save_network
 
 CARD = "card.json"
 
@@ -149,29 +150,33 @@ def deliver(
     return card
 
 
-def delivered_before(evidence: Evidence, limits: Limits, out: Path) -> Card | None:
-    """The card of a network that was delivered to the folder, of the same supernet for the same
-    device and limits; None: nothing was.
-
-    Raises:
-        InputError: the folder holds anything else.
-    """
-    path = out / CARD
+def refuse_others(out: Path, supernet: SuperNet, target: Target, limits: Limits) -> None:
+    """Raises InputError where the folder is there and holds anything but what was delivered of the
+    supernet, for the target and the limits."""
     if not out.exists():
-        return None
+        return
     wanted = {
-        "supernet": digest(evidence.supernet),
-        "device": str(evidence.target),
+        "supernet": digest(supernet),
+        "device": str(target),
         "limits": {k: v for k, v in vars(limits).items() if v is not None},
     }
-    found = read_json(path) if path.exists() else {}
+    found = read_json(out / CARD) if (out / CARD).exists() else {}
     for name, value in wanted.items():
-        if found.get(name) != value:
+        if not isinstance(found, dict) or found.get(name) != value:
             raise InputError(
                 f"{out}: exists already, and holds no network of {name} {value}; name another"
                 " folder or remove it first"
             )
-    return Card.from_dict(found, evidence.metric)
+
+
+def delivered_before(evidence: Evidence, limits: Limits, out: Path) -> Card | None:
+    """The card of the network that was delivered to the folder; None: none was.
+
+    Raises:
+        InputError: as `refuse_others`.
+    """
+    refuse_others(out, evidence.supernet, evidence.target, limits)
+    return Card.from_dict(read_json(out / CARD), evidence.metric) if out.exists() else None
 
 
 def reference(evidence: Evidence, name: str, arch: Arch, out: Path) -> Card:

@@ -103,7 +103,8 @@ class Run:
             max_latency: such as "0.05ms"; a number is in ms.
             device: one of `onceforall devices`, or a YAML file that describes one.
             precision: fp32, int8, ...; of several, each device takes those that it has.
-            options: other limits `max_macs="300M"`, `max_params="5M"`, `max_activations="256KiB"`;
+            options: other limits `max_macs="300M"`, `max_params="5M"`, `max_activations="256KiB"`,
+                `max_file`, `max_sram`, `max_flash`;
                 `threads` and `batch` of the device's runtime; `out`, a folder in the place of
                 RUN/specialized; `samples`, records that the predictors are fitted on; `images` of
                 validation that an arch is scored on; `risk`, `seed`, `on` as the command has them.

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from onceforall.errors import InputError, choices
+from onceforall.pipeline.collecting import LATENCY
 from onceforall.pipeline.delivering import Card, Chosen, deliver, delivered_before
 from onceforall.pipeline.evidence import BUSY, Evidence, disagrees
 from onceforall.pipeline.limits import Limits, counted
@@ -36,8 +37,8 @@ ROUNDS = 5  # of search and timing, until one is within the budget
 
 def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) -> Card:
     """The best network within the limits, as files in the folder `out`: `network.safetensors`,
-    the file of the device's format, `card.json` and `card.md`. What an interrupted call delivered
-    there is found again.
+    the file of the device's format, `card.json` and `card.md`. What was delivered there before is
+    found again.
 
     Raises:
         Infeasible: no arch meets the limits; says what could be met.
@@ -45,11 +46,19 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
             what is measured was found.
     """
     before = delivered_before(evidence, limits, out)
+    if before is not None and not evidence.resumed:
+        say(f"{limits}: was delivered before, to {out}")
+        device, time = str(evidence.target), before.latency_measured_ms
+        evidence.delivered[before.arch] = Record(
+            before.arch, LATENCY, time, "ms", device, before.told
+        )
+        evidence.scores[before.arch] = before.validation
+        return before
     chosen = choose(evidence, limits, seed=seed)
     if before is None:
         return deliver(evidence, str(limits), chosen, out, limits)
     if before.arch != chosen.latency.arch:
-        raise InputError(f"{out}: exists already, and another network is better now")
+        raise InputError(f"{out}: exists already, and {chosen.latency.arch} is better now")
     return before
 
 

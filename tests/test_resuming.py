@@ -1,0 +1,241 @@
+"""`specialize`, interrupted anywhere and called again: the same networks, and nothing twice."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onceforall import devices, training
+from onceforall.data import Source, load
+from onceforall.devices import Latency, Target
+from onceforall.errors import InputError
+from onceforall.pipeline import Card, Limits, Run, open_run, specialize_all, specializing
+from onceforall.pipeline import evidence as evidences
+from onceforall.pipeline.journal import NAME
+from onceforall.records import Store, read_jsonl
+from onceforall.space import Arch
+from onceforall.training import load_settings
+
+CHANGES = [
+    "resolutions=[12, 16]",
+    "phases=[{name: all, steps: 200, lr: 0.2, archs: 3,"
+    " kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}]",
+]
+TARGETS = (Target(), Target(precision="int8"), Target(batch=2))
+
+
+class Interrupted(Exception):  # noqa: N818
+    pass
+
+
+class Machine:
+    """Times that depend on weights and target alone, so that runs can be compared; stops the call
+    at its n-th measurement."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self.spent = 0
+        self.timed: Counter[str] = Counter()
+        self.scored: Counter[str] = Counter()
+        patch.setattr(devices, "measure_many", self.measure)
+        patch.setattr(devices, "disturbed", lambda target: False)
+        patch.setattr(specializing, "EVALUATIONS", 300)
+        score = evidences.score
+
+        def counted(network: Any, *args: Any, **more: Any) -> Any:
+            self.spend()
+            found = score(network, *args, **more)
+            self.scored["scores"] += 1
+            return found
+
+        patch.setattr(evidences, "score", counted)
+
+    def spend(self) -> None:
+        self.spent += 1
+        if self.left is not None:
+            if self.left == 0:
+                raise Interrupted
+            self.left -= 1
+
+    def measure(self, target: Target, networks: list, rounds: int = 0) -> list[Latency]:
+        self.spend()
+        found = []
+        for network, (_, side, _) in networks:
+            if isinstance(network, Path):
+                weights = network.stat().st_size / 4
+                self.timed[f"{target} file"] += 1
+            else:
+                weights = sum(p.numel() for p in network.parameters())
+                self.timed[f"{target}"] += 1
+            ms = 1e-8 * (weights + 20_000) * side * (1 + (target.batch > 1))
+            found.append(Latency(ms, ms, ms, 9, noise=0.01))
+        return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    training.train(folder, load_settings("digits", CHANGES), load(Source("digits")))
+    return folder
+
+
+def fresh(trained: Path, to: Path) -> Run:
+    """The same run, of which nothing was measured yet."""
+    to.mkdir()
+    for name in ("supernet.safetensors", "settings.json", "data.json"):
+        (to / name).write_bytes((trained / name).read_bytes())
+    return open_run(to)
+
+
+def call(run: Run) -> list[Card]:
+    budgets = [Limits(latency_ms=ms) for ms in (0.009, 0.011, 0.014)]
+    return specialize_all(run, TARGETS[:2], budgets, samples=12, images=100)
+
+
+def plain(cards: list[Card], run: Run) -> list[dict[str, Any]]:
+    return [
+        {**card.to_dict(), "folder": str(Path(card.folder).relative_to(run.folder))}
+        for card in cards
+    ]
+
+
+def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    whole = fresh(trained, tmp_path / "whole")
+    wanted = plain(call(whole), whole)
+    timed, scored = machine.timed.copy(), machine.scored.copy()
+    assert len({row["arch"] for row in wanted}) > 2
+    assert not (whole.folder / "specialized" / NAME).exists()
+    for steps in (machine.spent // 3, machine.spent // 5):
+        machine.timed.clear()
+        machine.scored.clear()
+        run = fresh(trained, tmp_path / f"every{steps}")
+        interruptions = 0
+        while True:
+            machine.left = steps
+            try:
+                found = call(run)
+                break
+            except Interrupted:
+                interruptions += 1
+        assert interruptions >= 2
+        assert plain(found, run) == wanted
+        assert machine.timed == timed
+        assert machine.scored["scores"] <= scored["scores"] + interruptions
+        for name in ("accuracy.jsonl", "latency-onnxruntime-cpu.jsonl", "measured.jsonl"):
+            mine, other = read_jsonl(run.folder / name), read_jsonl(whole.folder / name)
+            assert [(r.arch, r.metric, r.value) for r in mine] == [
+                (r.arch, r.metric, r.value) for r in other
+            ]
+
+
+def test_a_second_call_knows_what_the_first_measured(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    run = fresh(trained, tmp_path / "run")
+    first = call(run)
+    machine.left = 0
+    assert plain(call(run), run) == plain(first, run)  # delivered before
+    machine.left = None
+    elsewhere = specialize_all(
+        run, TARGETS[:1], [Limits(latency_ms=0.011)], tmp_path / "out", samples=12, images=100
+    )
+    assert elsewhere[0].validation >= first[1].validation
+    assert elsewhere[0].latency_measured_ms <= 0.011
+
+
+def test_what_is_not_of_the_call_is_refused_at_once(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    machine.left = 0
+    run = fresh(trained, tmp_path / "run")
+    with pytest.raises(InputError, match="limit sram_bytes: onnxruntime-cpu does not tell it"):
+        specialize_all(run, TARGETS[:1], [Limits(sram_bytes=1e5)])
+    taken = run.folder / "specialized" / "onnxruntime-cpu" / "0.5ms"
+    taken.mkdir(parents=True)
+    (taken / "card.json").write_text(json.dumps({"supernet": "another"}))
+    with pytest.raises(InputError, match=r"0.5ms: exists already, and holds no network of supern"):
+        specialize_all(run, TARGETS[:1], [Limits(latency_ms=0.5)])
+    (run.folder / "specialized" / NAME).write_text("[]")
+    with pytest.raises(InputError, match="is not what an interrupted call left; remove it"):
+        specialize_all(run, TARGETS[:1], [Limits(latency_ms=0.6)])
+
+
+def test_limits_on_files_are_exact(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    run = fresh(trained, tmp_path / "run")
+    budgets = [Limits(file_bytes=size) for size in (90_000, 110_000)]
+    cards = specialize_all(run, TARGETS[:1], budgets, samples=12, images=100)
+    for card, limits in zip(cards, budgets, strict=True):
+        assert card.file_bytes is not None
+        assert card.file_bytes == (Path(card.folder) / card.file).stat().st_size
+        assert limits.file_bytes is not None
+        assert card.file_bytes <= limits.file_bytes
+
+
+def test_what_a_device_tells_is_a_limit(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device elsewhere that tells the memory it took."""
+    run = fresh(trained, tmp_path / "run")
+
+    def measure(target: Target, networks: list, rounds: int = 0) -> list[Latency]:
+        found = []
+        for network, (_, side, _) in networks:
+            weights = (
+                network.stat().st_size / 4
+                if isinstance(network, Path)
+                else sum(p.numel() for p in network.parameters())
+            )
+            ms = 1e-8 * (weights + 20_000) * side
+            found.append(Latency(ms, ms, ms, 1, facts={"sram_bytes": 3 * side**2 + weights / 100}))
+        return found
+
+    monkeypatch.setattr(devices, "measure_many", measure)
+    monkeypatch.setattr(devices, "disturbed", lambda target: False)
+    monkeypatch.setattr(type(Target().known), "here", False, raising=False)
+    found = evidences.gather_evidence(
+        run, run.data(), Target(), score_samples=12, latency_samples=12, images=100
+    )
+    from onceforall.pipeline import specialize
+
+    most = float(3 * 12**2 + 500)
+    card = specialize(found, Limits(sram_bytes=most), tmp_path / "out")
+    assert card.arch.resolution == 12
+    assert 0 < card.told["sram_bytes"] <= most
+
+
+def test_a_store_finds_what_agrees(tmp_path: Path) -> None:
+    run_records = tmp_path / "records.jsonl"
+    arch = Arch.parse("mbv3_mini@24/16:3x2/24:3x2/40:3x2")
+    store = Store(run_records)
+    from onceforall.records import Record
+
+    store.add(
+        run_records,
+        [
+            Record(arch, "latency_ms", 1.0, "ms", "here", {"runtime": "a"}),
+            Record(arch, "latency_ms", 2.0, "ms", "here", {"runtime": "a", "file": "x"}),
+            Record(arch, "latency_ms", 3.0, "ms", "here", {"runtime": "b"}),
+        ],
+    )
+    for known in (store, Store(run_records, tmp_path / "none.jsonl")):
+
+        def value(*args: Any, known: Store = known) -> float | None:
+            found = known.find(arch, "latency_ms", *args)
+            return None if found is None else found.value
+
+        assert value({"runtime": "a"}, "here") == 2.0
+        assert value({"runtime": "a"}, "here", ["file"]) == 1.0
+        assert value({}, "here") == 3.0
+        assert value({"runtime": "c"}, "here") is None
+        assert value({}, "there") is None
