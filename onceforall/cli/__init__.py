@@ -86,9 +86,8 @@ STOPPED = 130  # the status of a program that Ctrl-C ended
 def main() -> None:
     """The `onceforall` command."""
     try:
-        if (
-            app(prog_name="onceforall", standalone_mode=False) == STOPPED
-        ):  # what typer makes of Ctrl-C
+        done = app(prog_name="onceforall", standalone_mode=False)
+        if done == STOPPED:  # what typer makes of Ctrl-C
             _fail("stopped", STOPPED, shared=True)
     except InputError as error:
         _fail(str(error), 2, shared=isinstance(error, SharedError))
