@@ -43,25 +43,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     card = opened.specialize(max_latency="5ms", **FEW)
     assert isinstance(card, onceforall.Card)
     assert card.latency_measured_ms <= 5
-    cards = opened.specialize(
-        max_latency=[6, "7ms"], max_macs="0.4M", precision=["fp32", "int8"], **FEW
-    )
-    assert [c.name for c in cards] == ["6ms-0.4M-macs", "7ms-0.4M-macs"] * 2
-    assert [c.runs_in for c in cards] == ["fp32", "fp32", "int8", "int8"]
+    cards = opened.specialize(max_latency=6, max_macs="0.4M", precision=["fp32", "int8"], **FEW)
+    assert [(c.name, c.runs_in) for c in cards] == [
+        ("6ms-0.4M-macs", "fp32"),
+        ("6ms-0.4M-macs", "int8"),
+    ]
     assert all(c.macs <= 400_000 for c in cards)
-    flags = picked(cards)
-    for pair in ((0, 2), (1, 3)):  # a budget's two precisions: by validation images
-        best = max(cards[i].validation for i in pair)
-        assert [cards[i].validation for i in pair if flags[i]] == [best]
+    best = max(c.validation for c in cards)  # on validation images
+    assert [c.validation for c, is_best in zip(cards, picked(cards), strict=True) if is_best] == [
+        best
+    ]
     return opened
 
 
 def test_the_front_has_a_row_a_network(run: Run) -> None:
     front = run.front()
-    assert len(front) == 5
+    assert len(front) == 3
     assert {(row["budget"], row["device"], row["precision"]) for row in front} == {
         ("5ms", "onnxruntime-cpu", "fp32"),
-        *((f"{n}ms-0.4M-macs", "onnxruntime-cpu", p) for n in (6, 7) for p in ("fp32", "int8")),
+        ("6ms-0.4M-macs", "onnxruntime-cpu", "fp32"),
+        ("6ms-0.4M-macs", "onnxruntime-cpu", "int8"),
     }
     times = [row["latency_measured_ms"] for row in front]
     assert times == sorted(times)
@@ -81,10 +82,10 @@ def test_the_front_has_a_row_a_network(run: Run) -> None:
 def test_the_front_is_data_for_pandas(run: Run) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(run.front())
-    assert len(frame) == 5
+    assert len(frame) == 3
     assert list(frame.columns[:3]) == ["budget", "device", "precision"]
     assert frame["top1_validation"].dtype == float
-    assert frame["latency_measured_ms"].max() <= 7
+    assert frame["latency_measured_ms"].max() <= 6
 
 
 def test_a_front_of_nothing_and_of_other_cards(tmp_path: Path) -> None:
@@ -98,15 +99,15 @@ def test_a_front_of_nothing_and_of_other_cards(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named_as_they_were_given(run: Run) -> None:
-    with pytest.raises(InputError, match="^max_latency: 'soon' is not a number with a unit"):
+    with pytest.raises(InputError, match=r"^max_latency: 'soon' is not a number with a unit"):
         run.specialize(max_latency="soon")
-    with pytest.raises(InputError, match="^max_macs: '5ms' is not a number with a unit"):
+    with pytest.raises(InputError, match=r"^max_macs: '5ms' is not a number with a unit"):
         run.specialize(max_macs="5ms")
-    with pytest.raises(InputError, match="^limits: none given"):
+    with pytest.raises(InputError, match=r"^limits: none given"):
         run.specialize()
-    with pytest.raises(InputError, match="did you mean 'onnxruntime-cpu'"):
+    with pytest.raises(InputError, match=r"did you mean 'onnxruntime-cpu'"):
         run.specialize(max_latency=5, device="onnxruntime-cp")
-    with pytest.raises(InputError, match="^precision: ncnn-cpu has fp32, not 'int8'"):
+    with pytest.raises(InputError, match=r"^precision: ncnn-cpu has fp32, not 'int8'"):
         run.specialize(max_latency=5, device="ncnn-cpu", precision="int8")
     with pytest.raises(InputError, match="exists already"):
         run.specialize(max_latency="5ms")
@@ -151,6 +152,7 @@ def test_reprs_are_for_people(run: Run) -> None:
         assert "tensor" not in text.lower()
 
 
+@pytest.mark.slow
 def test_the_docstring_is_a_tour(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every public name is explained in it, and its first lines run as they stand."""
     text = inspect.getdoc(onceforall) or ""
@@ -167,10 +169,11 @@ def test_the_docstring_is_a_tour(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     for budget, slack in (("0.05ms", "15ms"), ("0.06ms", "16ms"), ("0.08ms", "18ms")):
         assert budget in code
         code = code.replace(budget, slack)  # met by any machine
+    before = len(run.front())
     names: dict[str, Any] = {}
     exec(code.replace("max_latency=", "samples=12, images=60, max_latency="), names)
     assert len(names["cards"]) == 4
-    assert len(names["run"].front()) == 10
+    assert len(names["run"].front()) == before + 5
 
 
 def test_pydoc_shows_all_names() -> None:

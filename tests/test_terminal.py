@@ -1,7 +1,6 @@
 """What is printed fits the terminal: tables by themselves, and those of the commands."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ ROWS = [["small", "conv", "1.5", "0.25"], ["larger", "norm", "12.5", "10.00"]]
 
 
 @pytest.fixture(params=[80, 100])
-def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setenv("COLUMNS", str(request.param))
-    yield request.param
+    return int(request.param)
 
 
 def printed(*arguments: object) -> list[str]:
@@ -139,7 +138,6 @@ def test_networks_fit(width: int) -> None:
     for row in rows:  # whole, to be copied
         assert f"{row['folder']}/network.onnx" in below
         assert row["arch"].partition("@")[2] in below
-
 
 
 def test_devices_have_tables_of_their_own_and_the_beaten_are_named() -> None:
