@@ -60,10 +60,9 @@ def table(
     shown = list(range(len(known)))
     below: list[int] = []
     dropped: list[int] = []
-    for i in (i for i in shown[1:] if known[i].below):
-        if _total(known, rows, shown) > width:
-            below.append(i)
-            shown = [k for k in shown if k != i]
+    if _total(known, rows, shown) > width:
+        below = [i for i in shown[1:] if known[i].below]
+        shown = [i for i in shown if i not in below]
     for i in sorted((i for i in shown[1:] if known[i].drop), key=lambda i: known[i].drop):
         if _total(known, rows, shown) > width:
             dropped.append(i)

@@ -34,3 +34,13 @@ class Stopped(Exception):  # noqa: N818  (no error: the person wanted it)
 def choices(values: Iterable[object]) -> str:
     """Allowed values, as they are listed at the end of an error."""
     return ", ".join(str(v) for v in values)
+
+
+def suggestion(given: object, known: Iterable[object]) -> str:
+    """The name that was probably meant, to end an error with: "; did you mean 'openvino-cpu'?".
+    Nothing, where no name is near."""
+    from difflib import get_close_matches
+
+    names = {str(name).lower(): str(name) for name in known}
+    near = get_close_matches(str(given).lower(), names, 1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""

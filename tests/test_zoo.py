@@ -113,7 +113,7 @@ def test_names_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.url == f"{base}/ofa_specialized/note8_lat-22ms_top1-70.4_finetune-25/init"
     assert zoo.get("ofa_mbv3_w1.0").url == f"{base}/ofa_nets/ofa_mbv3_d234_e346_k357_w1.0"
     assert "media.githubusercontent.com" in zoo.get("ofa_resnet50").url
-    with pytest.raises(InputError, match="the nearest is ofa-note8-22"):
+    with pytest.raises(InputError, match=r"did you mean 'ofa-note8-22'"):
         zoo.get("ofa-note8-222")
 
 

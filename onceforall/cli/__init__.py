@@ -10,20 +10,45 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated, Any
 
 import typer
 
-from onceforall.errors import InputError, Lost, SharedError, Stopped
+from onceforall.errors import InputError, Lost, SharedError, Stopped, suggestion
 
 app = typer.Typer(
     name="onceforall",
     help="Train one network once; take from it, in seconds and without retraining, the best"
     " sub-network for each device and budget.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    """Prints the versions of what a result depends on, and ends."""
+    if wanted:
+        from importlib.metadata import version
+        from platform import python_version
+
+        from onceforall import __version__
+
+        print(f"onceforall {__version__} (torch {version('torch')}, Python {python_version()})")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version, and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
 
 from onceforall.cli import (  # noqa: E402
     classifying,
@@ -61,7 +86,8 @@ STOPPED = 130  # the status of a program that Ctrl-C ended
 def main() -> None:
     """The `onceforall` command."""
     try:
-        if app(standalone_mode=False) == STOPPED:  # what typer makes of Ctrl-C
+        done = app(prog_name="onceforall", standalone_mode=False)
+        if done == STOPPED:  # what typer makes of Ctrl-C
             _fail("stopped", STOPPED, shared=True)
     except InputError as error:
         _fail(str(error), 2, shared=isinstance(error, SharedError))
@@ -71,11 +97,19 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         if hasattr(error, "format_message"):  # a mistake in the arguments, found by typer
-            _refuse(error.format_message(), "NoArgs" in type(error).__name__)
+            _refuse(_mistake(error), "NoArgs" in type(error).__name__)
         if os.environ.get("ONCEFORALL_TRACEBACK"):
             raise
         hint = "(ONCEFORALL_TRACEBACK=1 shows where)"
         _fail(f"{type(error).__name__}: {error} {hint}", 1)
+
+
+def _mistake(error: Any) -> str:
+    """What typer found wrong; with the nearest option, where one is not known."""
+    if getattr(error, "option_name", None) and hasattr(error, "possibilities"):
+        known = [name for p in error.ctx.command.params for name in p.opts] if error.ctx else []
+        return str(error.message) + suggestion(error.option_name, known)
+    return str(error.format_message())
 
 
 def _refuse(message: str, is_help: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from onceforall.cli.common import Json, emit
 from onceforall.columns import Column, table
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 
 if TYPE_CHECKING:
     from onceforall.interop import StaticNetwork
@@ -117,7 +117,7 @@ def convert(
 
     forms = dict.fromkeys((*interop.FORMATS, *interop.WEIGHT_FORMATS))
     if to not in forms:
-        raise InputError(f"--to: {to!r} is not one of {choices(forms)}")
+        raise InputError(f"--to: {to!r} is not one of {choices(forms)}{suggestion(to, forms)}")
     refuse_existing(out)
     path = Path(source)
     kind = "network" if weights is not None else _kind(path)

@@ -12,7 +12,7 @@ from onceforall.data.named import NAMED
 from onceforall.data.sizes import short_sides
 from onceforall.data.sources import Data, Source, default_normalisation, normalisation_of
 from onceforall.data.splits import PARTS, Files, Split
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 
 IN_MEMORY_BYTES = 2**30  # small images up to this much are held in memory
 
@@ -33,6 +33,7 @@ def load(source: Source) -> Data:
         raise InputError(
             f"data: {source.name!r} is neither a folder nor one of {choices(names())}, nor"
             " .tar files (such as images-{000..015}.tar), nor hf:OWNER/NAME"
+            + suggestion(source.name, names())
         )
     return NAMED[found](source)
 

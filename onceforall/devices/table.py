@@ -18,7 +18,7 @@ from importlib.metadata import entry_points, packages_distributions, version
 from typing import Any
 
 from onceforall.devices.description import describe, is_description
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 from onceforall.export import quiet
 
 MODULE = "module"  # in place of a format: a network in this process
@@ -241,5 +241,8 @@ def device_named(name: str) -> Device:
     if base is not None and base.options:
         return replace(base, name=name)
     if name not in devices():
-        raise InputError(f"device: {name!r} is not known; there are {choices(names())}")
+        raise InputError(
+            f"device: {name!r} is not known; there are {choices(names())}"
+            + suggestion(name, names())
+        )
     return devices()[name]

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 
 DIGEST = 16  # hexadecimal digits of the digest that names a file
 
@@ -153,7 +153,10 @@ def formats() -> dict[str, Format]:
 def format_named(name: str) -> Format:
     """Raises InputError where there is none of that name."""
     if name not in formats():
-        raise InputError(f"format: {name!r} is not known; there are {choices(formats())}")
+        raise InputError(
+            f"format: {name!r} is not known; there are {choices(formats())}"
+            + suggestion(name, formats())
+        )
     return formats()[name]
 
 

@@ -13,7 +13,7 @@ from inspect import signature
 from typing import Any
 
 from onceforall import plugins
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 from onceforall.families import (
     autoformer,
     efficientnet,
@@ -66,7 +66,7 @@ def get(name: str, **settings: Any) -> Family:
         if name not in installed:
             raise InputError(
                 f"family: {name!r} is not known; there are {choices(names())}, and FILE.py:NAME for"
-                " one in your own file"
+                " one in your own file" + suggestion(name, names())
             )
         make = installed[name].load()
     try:

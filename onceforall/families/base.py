@@ -56,6 +56,10 @@ class Family(ABC):
     def name(self) -> str:
         return self.space.family
 
+    def __repr__(self) -> str:
+        own = f"in_channels={self.in_channels}, classes={self.classes}"
+        return f"{type(self).__name__}({self.space!r}, {own})"
+
     def blank(self, arch: Arch) -> nn.Module:
         """The network of an arch on the meta device: shapes without weights."""
         with torch.device("meta"), _Unfilled():
@@ -170,7 +174,7 @@ class Planned(Family):
         return weight.partition(".")[0]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Classifier(Planned):
     """What all image classifiers have in common: their input, their classes, their last layers."""
 
@@ -195,7 +199,7 @@ class Classifier(Planned):
         return layers
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class InvertedResidual(Classifier):
     """Networks of `MBConv`: a stem, a fixed first block, elastic stages.
 

@@ -53,7 +53,7 @@ def per_block(values: Sequence[Value], blocks: int, within: str = DEPTH) -> PerB
     return PerBlock(tuple(values), blocks, within)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Elastic(Family):
     """The networks that a function builds; see `elastic`."""
 

@@ -43,7 +43,7 @@ KINDS: dict[str, type[nn.Module]] = {
 BLOCKS = (MBConv, Bottleneck)  # what counts as a block of the arch; all else is stem or tail
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fixed(Planned):
     """The network made of `layers`, in order, by name. `space` has it at its resolutions."""
 

@@ -17,7 +17,7 @@ from onceforall.families.layers import ConvNormAct, Layer, layer, make_divisible
 from onceforall.space import Space, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MobileNetV3(InvertedResidual):
     """A MobileNetV3-like family: its last layers expand, pool, and then mix features."""
 

@@ -16,7 +16,7 @@ from onceforall.families.layers import ConvNormAct, Layer, layer, make_divisible
 from onceforall.space import Space, Stage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ProxylessNAS(InvertedResidual):
     """ReLU6 everywhere, no squeeze-excite; its last layers mix features and then pool."""
 

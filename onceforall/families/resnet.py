@@ -34,7 +34,7 @@ WIDTH_MULTS = (0.65, 0.8, 1.0)
 STRIDES = (1, 2, 2, 2)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ResNet(Classifier):
     """Two stages of plain convolutions, then stages of `Bottleneck`, then a linear classifier."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from onceforall import families
-from onceforall.errors import InputError
+from onceforall.errors import InputError, suggestion
 from onceforall.files import exists
 from onceforall.interop import networks, zoo
 from onceforall.interop.net_config import StaticNetwork
@@ -104,7 +104,7 @@ def resolve(
         else:
             raise InputError(
                 f"{net!r} is no file, no published network (`onceforall zoo`) and not of the form"
-                " FAMILY:largest, FAMILY:smallest or FAMILY:random:SEED"
+                " FAMILY:largest, FAMILY:smallest or FAMILY:random:SEED" + suggestion(net, _names())
             )
         if resolution is not None:
             found = StaticNetwork(found.family, found.arch.at(resolution))
@@ -154,6 +154,12 @@ def _of_family(net: str) -> StaticNetwork:
     else:
         arch = getattr(family.space, asked["which"])()
     return StaticNetwork(family, arch)
+
+
+def _names() -> list[str]:
+    """Of networks, for a person who mistyped one."""
+    published = [name for entry in zoo.entries() for name in (entry.id, entry.name)]
+    return [f"{family}:largest" for family in families.names()] + published
 
 
 def _is_arch(net: str) -> bool:

@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onceforall.errors import InputError
+from onceforall.errors import InputError, suggestion
 from onceforall.files import cache_folder
 from onceforall.progress import bar
 from onceforall.space import Arch
@@ -131,12 +131,9 @@ def get(name: str) -> Published:
     """
     found = find(name)
     if found is None:
-        from difflib import get_close_matches
-
         ids = [e.id for e in entries()] + [e.name for e in entries()]
-        near = get_close_matches(name.replace("@", "-"), ids, 1, cutoff=0.3)
-        hint = f"; the nearest is {near[0]}" if near else ""
-        raise InputError(f"{name!r} is not published{hint}; `onceforall zoo` lists all")
+        near = suggestion(name.replace("@", "-"), ids)
+        raise InputError(f"{name!r} is not published; `onceforall zoo` lists all{near}")
     return found
 
 

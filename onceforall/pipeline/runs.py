@@ -135,8 +135,7 @@ class Run:
         return front_of(self.folder, self.task.metric)
 
     def __repr__(self) -> str:
-        name = self.source.name
-        return f"Run({str(self.folder)!r}): {self.supernet!r}, images of {name}"
+        return f"Run({str(self.folder)!r}, images of {self.source.name}, {self.supernet!r})"
 
 
 def _listed(value: Any) -> list[Any]:

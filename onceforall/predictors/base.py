@@ -67,6 +67,12 @@ class Report:
     n_train: int
     n_test: int
 
+    def __str__(self) -> str:
+        return (
+            f"held-out rmse {self.rmse:.3g}, Kendall tau {self.kendall_tau:.2f},"
+            f" {self.n_train} records"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what could not be computed is None."""
         return {k: None if v != v else v for k, v in asdict(self).items()}
@@ -103,6 +109,11 @@ class Predictor(ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _KINDS[cls.kind] = cls
+
+    def __repr__(self) -> str:
+        of = f"{self.metric} {self.unit}".strip()
+        error = "" if self.report is None else f"; {self.report}"
+        return f"{type(self).__name__}({of} of {self.space.family}{error})"
 
     @abstractmethod
     def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 from onceforall.search import evolution, exact, feasibility, guided
 from onceforall.search.fronts import nondominated, pareto
 from onceforall.search.problem import (
@@ -139,4 +139,5 @@ def _check(
     if method not in ("auto", "exact", *METHODS):
         raise InputError(
             f"method: {method!r} is not known; there are {choices(['auto', 'exact', *METHODS])}"
+            + suggestion(method, ["auto", "exact", *METHODS])
         )

@@ -151,6 +151,11 @@ class Result:
     candidates: tuple[Candidate, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()
 
+    def __repr__(self) -> str:
+        limits = "".join(f", {name} {value:,.6g}" for name, value in self.limits.items())
+        effort = f"{self.evaluations:,} evaluations in {self.seconds:.2g} s, {self.method}"
+        return f"Result({str(self.arch)!r}: value {self.value:.5g}{limits}; {effort})"
+
 
 class Archive:
     """All archs evaluated so far, each once, in order: several searches can share one."""

@@ -85,6 +85,9 @@ class Arch:
 
     # --- written forms
 
+    def __repr__(self) -> str:
+        return f"Arch({str(self)!r})"
+
     def __str__(self) -> str:
         """`family@resolution/width:kernelxexpand,.../...` with one part a stage, or
         `family@resolution/gene=value,...`, without `@resolution` where there is none; `parse`

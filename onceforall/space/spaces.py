@@ -29,6 +29,8 @@ from onceforall.space.genes import (
 from onceforall.space.populations import Populations
 from onceforall.space.stages import Stage, Values
 
+ROUND = 10**9  # a space of more archs is shown by the power of ten
+
 
 class ResolutionError(InputError):
     """Something is not known at a resolution of a space; `known` are those it is known at."""
@@ -65,6 +67,11 @@ class Space(Populations):
     def of_stages(cls, family: str, resolution: Sequence[int], stages: Sequence[Stage]) -> Space:
         """The space of stages of convolutional blocks, after one another."""
         return cls(family, staged.genes_of(resolution, tuple(stages)))
+
+    def __repr__(self) -> str:
+        size = f"{self.size:,}" if self.size < ROUND else f"10^{math.log10(self.size):.1f}"
+        pixels = f", {min(self.resolution)} to {max(self.resolution)} px" if self.resolution else ""
+        return f"Space({self.family!r}: {size} archs of {len(self.genes)} genes{pixels})"
 
     def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, Space):

@@ -74,6 +74,12 @@ class SuperNet(nn.Module):
     def space(self) -> Space:
         return self.family.space
 
+    def __repr__(self) -> str:
+        own = list(self.network.parameters())
+        weights = sum(p.numel() for p in own) / 1e6
+        place = f" on {own[0].device}" if own else ""
+        return f"SuperNet({self.family!r}, {weights:.2f}M parameters{place})"
+
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """(N, C, H, W) -> (N, classes): what the sub-network `arch` computes with lent weights."""
         skeleton = self.skeleton(arch)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onceforall import plugins
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 
 FIRST = 5  # classes that top-5 looks at; of fewer classes, all of them
 
@@ -154,7 +154,7 @@ def get(name: str) -> Task:
         if name not in _TASKS:
             raise InputError(
                 f"task: {name!r} is not known; there are {choices(_TASKS)}, and FILE.py:NAME for"
-                " one in your own file"
+                " one in your own file" + suggestion(name, _TASKS)
             )
         return _TASKS[name]
     found = plugins.find("task", "tasks", name, Task)

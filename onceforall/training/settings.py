@@ -22,7 +22,7 @@ import yaml
 
 from onceforall import plugins
 from onceforall.data import BALANCES, HOLDS, Source
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 from onceforall.files import read_text
 from onceforall.supernet.tasks import CLASSIFICATION
 from onceforall.training.curricula import RULES, PhasePlan
@@ -277,7 +277,7 @@ def _check(
 
 def _check_name(field: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise InputError(f"{field}: {name!r}; there are {choices(known)}")
+        raise InputError(f"{field}: {name!r}; there are {choices(known)}{suggestion(name, known)}")
 
 
 def recipes() -> list[str]:
@@ -295,7 +295,10 @@ def load_settings(config: str, changes: Sequence[str] = ()) -> Settings:
     if config in recipes():
         text = (RECIPES / f"{config}.yaml").read_text("utf-8")
     elif not Path(config).exists():
-        raise InputError(f"{config}: no such file; recipes here: {choices(recipes())}")
+        raise InputError(
+            f"{config}: no such file; recipes here: {choices(recipes())}"
+            + suggestion(config, recipes())
+        )
     else:
         text = read_text(Path(config))
     data = _yaml(text, config)
@@ -357,7 +360,10 @@ def _parse(kind: type, data: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in data:
         if key not in fields:
-            raise InputError(f"{where}: unknown key {key!r}; there are {choices(fields)}")
+            raise InputError(
+                f"{where}: unknown key {key!r}; there are {choices(fields)}"
+                + suggestion(key, fields)
+            )
     values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     for name, f in fields.items():
         absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
