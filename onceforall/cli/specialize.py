@@ -267,6 +267,7 @@ def demo(
     if result["plot"]:
         text.append(f"plot: {result['plot']}")
     text.append(f"everything: {result['run']} (in {result['seconds']:.0f} s)")
+    text.append(f"to look at, in a browser: {result['report']}")
     emit(result, as_json, "\n".join(text))
 
 

@@ -19,11 +19,11 @@ function make(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value != null) made.setAttribute(name, value);
   }
-  for (const child of children.flat()) if (child != null) made.append(child);
+  for (const child of children.flat(Infinity)) if (child != null && child !== false) made.append(child);
   return made;
 }
 
-const fill = (id, ...children) => at(id).replaceChildren(...children.flat().filter((c) => c != null));
+const fill = (id, ...children) => at(id).replaceChildren(...children.flat(Infinity).filter((c) => c != null));
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** A number with so many significant digits; a dash where there is none. */
@@ -79,7 +79,7 @@ const CHARTS = [];
 function chartIn(element, label, options) {
   element.setAttribute("aria-label", label);
   const chart = echarts.init(element, null, { renderer: "canvas" });
-  const kept = { chart, draw: () => chart.setOption(options(), { notMerge: true }) };
+  const kept = { chart, draw: () => chart.setOption({ textStyle: { fontFamily: getComputedStyle(document.body).fontFamily }, ...options() }, { notMerge: true }) };
   CHARTS.push(kept);
   kept.draw();
   return kept;
@@ -129,7 +129,7 @@ function tableOf(headers, rows, attributes = () => ({})) {
 }
 
 function barCell(value, most, hue) {
-  return make("td", { class: "bars" }, make("span", { class: "bar", "--share": most ? value / most : 0, "--of": hue }));
+  return make("td", { class: "bars" }, value > 0 && make("span", { class: "bar", "--share": most ? value / most : 0, "--of": hue }));
 }
 
 const quoted = (value) => {

@@ -101,7 +101,7 @@ function frontSeries() {
     const delivered = networksOn(name), mine = name === STATE.device, tone = deviceColour(name);
     const front = frontOf(delivered);
     series.push({ type: "line", name: "front", silent: true, symbol: "none", z: 4, step: "end",
-      lineStyle: { color: tone, width: mine ? 2 : 1.2, opacity: mine ? 0.9 : 0.45 },
+      lineStyle: { color: tone, width: mine ? 1.6 : 1, opacity: mine ? 0.8 : 0.4 },
       data: front.map((n) => [measuredLatency(n), shownScore(n)]) });
     for (const [kind, symbol, fillOf] of [["delivered", "circle", tone], ["reference", "rect", purple]])
       series.push({ type: "scatter", name: kind, symbol, symbolSize: mine ? 12 : 8, z: mine ? 6 : 5,
@@ -121,7 +121,7 @@ function pickSeries() {
     id: "pick", type: "scatter", name: "pick", symbol: "circle", symbolSize: 22, z: 8, silent: true,
     itemStyle: { color: "transparent", borderColor: colour("ink"), borderWidth: 2 },
     data: pick && isNumber(shownScore(pick)) ? [[latencyOf(pick), shownScore(pick)]] : [],
-    markLine: { silent: true, symbol: "none", animation: false, label: { show: false },
+    markLine: { silent: true, symbol: "none", animation: false, precision: 12, label: { show: false },
       lineStyle: { color: colour("ink"), width: 1, type: "solid", opacity: 0.55 },
       data: Number.isFinite(budget) ? [{ xAxis: budget }] : [] },
   };

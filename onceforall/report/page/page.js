@@ -4,7 +4,8 @@
 function spaceSize() {
   const text = RUN.networks_in_space;
   if (!text) return "";
-  return text.length < 7 ? Number(text).toLocaleString("en") : `10${[...String(text.length - 1)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}`;
+  return text.length < 10 ? Number(text).toLocaleString("en") 
+    : `more than 10${[...String(text.length - 1)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}`;
 }
 
 function startHead() {
@@ -12,7 +13,7 @@ function startHead() {
   at("title").textContent = RUN.name;
   const delivered = DATA.networks.length, images = RUN.data?.name ? ` on ${RUN.data.name}` : "";
   const size = spaceSize();
-  at("lead").textContent = `One supernet${RUN.family ? ` (${RUN.family})` : ""}, trained once${images}${size ? `, that holds ${text10(size)} networks` : ""}. `
+  at("lead").textContent = `One supernet${RUN.family ? ` (${RUN.family})` : ""}, trained once${images}${size ? `, that holds ${size} networks` : ""}. `
     + (delivered ? `${many(delivered, "network")} taken from it, timed and scored on ${DEVICES.join(", ")}.` : "No network has been taken from it yet.");
   at("notes").hidden = !DATA.notes.length;
   fill("notes", DATA.notes.map((note) => make("li", {}, note)));
@@ -20,7 +21,6 @@ function startHead() {
   const short = { front: "Budget", pick: "The pick", networks: "Networks", trust: "Trust", training: "Training", records: "Records" };
   fill("contents", sections.map((s) => make("a", { href: `#${s.id}` }, short[s.id])));
 }
-const text10 = (size) => (size.startsWith("10") && /[⁰¹²³⁴⁵⁶⁷⁸⁹]/.test(size) ? `about ${size}` : size);
 
 function networksCsv() {
   const keys = ["name", "kind", "device", "precision", "arch", "params", "macs", "peak_activation_bytes", "score_predicted", "score_interval", "score_validation", "score_test", "latency_predicted_ms", "latency_interval_ms", "latency_measured_ms", "disturbed", "extrapolates", "file", "command"];
