@@ -34,6 +34,7 @@ def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "card.md",
             "network.onnx",
             "network.safetensors",
+            "profile.json",
         }
         assert json.loads((folder / "card.json").read_text())["top1_test"] == row["top1_test"]
         assert row["max_abs_diff"] < 1e-4

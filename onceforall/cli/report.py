@@ -23,23 +23,32 @@ def report(
         Path | None,
         typer.Option(help="The file; RUN/report.html where left out.", show_default=False),
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="First time the operations of each delivered network on its device, once; kept as"
+            " profile.json beside its card.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Writes a run as one HTML file that a browser opens, with nothing loaded from elsewhere.
 
     In it: accuracy against measured latency with a slider for the budget, each network beside its
     neighbours, what it costs where, how far the predictors can be trusted, the training, all
-    records. Of a network whose folder has `profile.json`, as `onceforall info FILE --profile DEVICE
-    --json` prints it, also where the time goes.
+    records.
 
     Example: onceforall report runs/mine
     """
     from onceforall.files import refuse_existing
-    from onceforall.report import gather, write_explorer
+    from onceforall.report import gather, profile_delivered, write_explorer
 
     path = out or run / "report.html"
     if run.is_dir():  # else gathering says so
         refuse_existing(path)
+    if profile:
+        profile_delivered(run)
     data = gather(run)
     size = write_explorer(data, path)
     emit(

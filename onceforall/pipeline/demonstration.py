@@ -20,7 +20,7 @@ from onceforall.pipeline.limits import Limits
 from onceforall.pipeline.runs import open_run
 from onceforall.pipeline.specializing import objective, specialize
 from onceforall.progress import say
-from onceforall.report import gather, write_explorer
+from onceforall.report import gather, profile_delivered, write_explorer
 from onceforall.report.plots import Point, score_latency
 from onceforall.search import Infeasible, pareto
 from onceforall.space import Population
@@ -62,7 +62,7 @@ def demo(
         say(str(error))
         plot = None
     page = out / "report.html"
-    say(f"writing {page}")
+    profile_delivered(out)
     write_explorer(gather(out), page)
     result = {
         "data": name,

@@ -2,5 +2,6 @@
 
 from onceforall.report.explorer import write_explorer
 from onceforall.report.gathering import gather
+from onceforall.report.profiling import profile_delivered
 
-__all__ = ["gather", "write_explorer"]
+__all__ = ["gather", "profile_delivered", "write_explorer"]

@@ -30,7 +30,7 @@ SCRIPTS = (
     "records.js",
     "page.js",
 )
-_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPED = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
 
 
 def write_explorer(data: Mapping[str, Any], path: Path) -> int:
@@ -75,7 +75,7 @@ def page(data: Mapping[str, Any]) -> str:
 def escaped(data: Any) -> str:
     """JSON that can stand in HTML, whatever the data hold."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate({ord(sign): code for sign, code in _ESCAPED.items()})
+    return text.translate(_ESCAPED)
 
 
 def _read(name: str) -> str:

@@ -76,15 +76,17 @@ class Measured:
             "extrapolates": self.left_out.extrapolates[order].astype(int).tolist(),
         }
 
-    def spread(self) -> dict[str, Any] | None:
-        """How far single runs scatter about each median: the 10th and 90th percentile, as shares of
-        it; None: the records do not say."""
+    def spread(self) -> dict[str, float] | None:
+        """How far single runs scatter about a record's median: the 10th and 90th percentile as
+        shares of it, in the typical record; None: the records do not say."""
         columns = self.labels.columns
         if not {"p10_ms", "p90_ms"} <= set(columns):
             return None
         low, high = (_numbers(columns[name]) for name in ("p10_ms", "p90_ms"))
         values = self.labels.values
-        return {"low": (low / values).tolist(), "high": (high / values).tolist()}
+        if not np.isfinite(low).any():
+            return None
+        return {"low": np.nanmedian(low / values), "high": np.nanmedian(high / values)}
 
     def repeats(self) -> list[list[float]]:
         """The values of each arch that was measured more than once."""

@@ -20,7 +20,7 @@ from onceforall.files import read_json
 from onceforall.report.folder import Folder
 from onceforall.space import Arch
 
-PROFILE = "profile.json"  # beside a card: what `info FILE --profile DEVICE --json` printed
+PROFILE = "profile.json"  # beside a card: as `info FILE --profile DEVICE --json` prints it
 _DEVICE = re.compile(
     r"(?P<device>.+?)(-threads(?P<threads>\d+))?(-batch(?P<batch>\d+))?(-(?P<precision>int8|fp16|bf16))?"
 )
@@ -119,12 +119,19 @@ def command(run: Path, device: str, limits: Mapping[str, Any], arch: str) -> str
         if name in _OPTIONS:
             unit = "ms" if name == "latency_ms" else ""
             parts.append(f"{_OPTIONS[name]} {value:.12g}{unit}")
-    used = _DEVICE.fullmatch(device)
-    given = {} if used is None else {k: v for k, v in used.groupdict().items() if v is not None}
-    if given.get("device", "onnxruntime-cpu") != "onnxruntime-cpu":
+    given = used(device)
+    if given["device"] != "onnxruntime-cpu":
         parts.append(f"--device {shlex.quote(given['device'])}")
     parts += [f"--{k} {given[k]}" for k in ("threads", "batch", "precision") if k in given]
     return " ".join(parts)
+
+
+def used(device: str) -> dict[str, Any]:
+    """The fields of the target that is written so: `openvino-cpu-threads2-int8`. What is as usual
+    is left out."""
+    found = _DEVICE.fullmatch(device)
+    given = {"device": device} if found is None else found.groupdict()
+    return {k: int(v) if v.isdigit() else v for k, v in given.items() if v is not None}
 
 
 def _named(data: Any) -> Any:

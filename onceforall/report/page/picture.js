@@ -12,7 +12,8 @@ function compared(pick) {
   const measured = DATA.networks.find((n) => n.device === pick.device && n.arch === largest?.arch);
   const rows = [["the next faster", below], ["the pick", pick], ["the next slower", above], ["the largest there is", measured ?? largest]];
   const seen = new Set();
-  return rows.filter(([, n]) => n && !seen.has(n.arch) && seen.add(n.arch));
+  return rows.filter(([, n]) => n && !seen.has(n.arch) && seen.add(n.arch))
+    .map(([role, n]) => [role === "the next slower" && n.arch === largest?.arch ? "the largest there is" : role, n]);
 }
 
 const KERNELS = [...new Set([...EVERY.values()].flatMap((n) => (n.stages ?? []).flat().map((b) => b.kernel)))].sort((a, b) => a - b);
@@ -30,7 +31,7 @@ function blockOf(block) {
   const tall = MOST_EXPAND > LEAST_EXPAND ? (block.expand - LEAST_EXPAND) / (MOST_EXPAND - LEAST_EXPAND) : 0.6;
   const light = isDark() ? shade >= 2 : shade < 2;
   return make("span", { class: "block", "--of": `var(--k${shade})`, "--tall": tall, "--on": light ? "#10231c" : "#f4faf6",
-    title: `kernel ${block.kernel}, expand ${block.expand}` }, String(block.kernel));
+    title: `kernel ${block.kernel}, expand ${block.expand}` }, String(block.kernel), make("small", {}, `×${block.expand}`));
 }
 
 function stripOf(role, network, isPick) {
