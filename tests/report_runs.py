@@ -70,7 +70,9 @@ def recorded_run(
             for arch, v in zip(archs, latency, strict=True)
         ],
     )
-    for place, row in zip(("small", "middle", "big"), np.argsort(macs)[[0, n // 2, -1]], strict=True):
+    for place, row in zip(
+        ("small", "middle", "big"), np.argsort(macs)[[0, n // 2, -1]], strict=True
+    ):
         limit = round(float(latency[row]) * 1.05, 4)
         found = card(name or f"{limit}ms", str(archs[row]), float(latency[row]), float(score[row]))
         found |= {"limits": {"latency_ms": limit}, "device": device}

@@ -78,7 +78,7 @@ def _about(folder: Folder, family: Family | None) -> dict[str, Any]:
     """The run, its data and its metric."""
     facts, training = folder.facts, folder.facts.get("training")
     training = training if isinstance(training, dict) else {}
-    card = next(iter(folder.cards.values()), {})
+    card = next((card for card in folder.cards.values() if "data" in card), {})
     data = facts.get("data") or card.get("data") or training.get("data") or {}
     return {
         "name": folder.path.resolve().name,

@@ -74,8 +74,8 @@ function recordControls() {
     const i = Number(axisOf.value), given = [low, high].map((box) => (box.value === "" ? null : Number(box.value)));
     const range = given.every((v) => v === null) ? null : [given[0] ?? -Infinity, given[1] ?? Infinity];
     setRange(i, range);
-    const finite = columns[i].values.filter(isNumber);
-    const clipped = range && [Math.max(range[0], Math.min(...finite)), Math.min(range[1], finite.reduce((a, b) => Math.max(a, b)))];
+    const finite = columns[i].values.filter(isNumber), extreme = (of) => finite.reduce((a, b) => of(a, b));
+    const clipped = range && [Math.max(range[0], extreme(Math.min)), Math.min(range[1], extreme(Math.max))];
     parallelChart.chart.dispatchAction({ type: "axisAreaSelect", parallelAxisId: `axis${i}`, intervals: clipped ? [clipped] : [] });
     if (range) RANGES.set(i, range);
   };
