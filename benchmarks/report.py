@@ -29,7 +29,8 @@ RECORDS = 20_000
 TIMES = 20
 QUIET = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking")
 INTERACTIONS = {
-    "move the budget": "at('budget').value = 50 * i; at('budget').dispatchEvent(new Event('input'))",
+    "move the budget": "at('budget').value = 50 * i;"
+    " at('budget').dispatchEvent(new Event('input'))",
     "zoom the front": "frontChart.chart.dispatchAction("
     "{type: 'dataZoom', dataZoomIndex: 0, start: i, end: 100 - i})",
     "draw the front": "frontChart.draw()",
