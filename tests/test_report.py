@@ -126,11 +126,15 @@ def test_proposals_are_a_front_within_the_space(recorded: Path) -> None:
         ("my board", " --device 'my board'"),
     ],
 )
-def test_commands_name_the_device_as_it_was_used(device: str, options: str) -> None:
-    limits = {"latency_ms": 0.05, "macs": 300e6}
-    assert made_by(Path("runs/a b"), device, limits, "x") == (
-        f"onceforall specialize 'runs/a b' --max-latency 0.05ms --max-macs 300000000{options}"
+def test_commands_name_the_device_as_it_was_used(tmp_path: Path, device: str, options: str) -> None:
+    limits, run, arch = {"latency_ms": 0.05, "macs": 300e6}, tmp_path / "a b", "my_net@24/depth=2"
+    asked = f"--max-latency 0.05ms --max-macs 300000000{options}"
+    assert made_by(run, device, limits, arch) == (
+        f"onceforall specialize my_net --weights WEIGHTS --data IMAGES --out '{run}' {asked}"
     )
+    run.mkdir()
+    (run / "settings.json").touch()
+    assert made_by(run, device, limits, arch) == f"onceforall specialize '{run}' {asked}"
     assert used("openvino-cpu-threads2-int8") == {
         "device": "openvino-cpu",
         "threads": 2,

@@ -110,11 +110,16 @@ def _stages(arch: Arch) -> list[list[dict[str, Any]]] | None:
 
 
 def command(run: Path, device: str, limits: Mapping[str, Any], arch: str) -> str:
-    """What makes the network: `specialize` for a budget, `export` where there was none."""
+    """What makes the network: `specialize` for a budget, `export` where there was none. The weights
+    and images of a supernet that was trained elsewhere are left to be filled in."""
+    folder, weights = shlex.quote(str(run)), run / "supernet.safetensors"
+    trained = (run / "settings.json").exists()
     if not limits:
-        weights = shlex.quote(str(run / "supernet.safetensors"))
-        return f"onceforall export {shlex.quote(arch)} network.onnx --weights {weights}"
-    parts = ["onceforall", "specialize", shlex.quote(str(run))]
+        given = shlex.quote(str(weights)) if trained else "WEIGHTS"
+        return f"onceforall export {shlex.quote(arch)} network.onnx --weights {given}"
+    family = shlex.quote(Arch.parse(arch).family)
+    elsewhere = [family, "--weights WEIGHTS", "--data IMAGES", f"--out {folder}"]
+    parts = ["onceforall", "specialize", *([folder] if trained else elsewhere)]
     for name, value in limits.items():
         if name in _OPTIONS:
             unit = "ms" if name == "latency_ms" else ""

@@ -226,15 +226,17 @@ function frontControls() {
 }
 
 function frontLegend() {
-  const hue = () => deviceColour(STATE.device);
+  const hue = () => deviceColour(STATE.device), own = networksOn(STATE.device);
   const box = (key, text, swatch, tone) => make("label", {},
     make("input", { type: "checkbox", checked: STATE.show[key], onchange: (e) => { STATE.show[key] = e.target.checked; frontChart?.draw(); } }),
     make("span", { class: `swatch ${swatch}`, "--of": tone }), text);
   const device = DATA.devices.find((d) => d.name === STATE.device);
   const plainKey = (text, swatch, tone) => make("label", {}, make("span", { class: `swatch ${swatch}`, "--of": tone }), text);
   fill("front-legend",
-    networksOn(STATE.device).length ? [plainKey("delivered for a budget, measured", "", hue()), plainKey("smallest and largest, measured", "square", "var(--reference)"),
+    own.length ? [plainKey("delivered for a budget, measured", "", hue()),
+      own.some((n) => n.kind === "reference") ? plainKey("given archs, measured", "square", "var(--reference)") : null,
       box("predicted", "what was predicted for them, 90%", "ring", hue())] : null,
+    DEVICES.filter((name) => name !== STATE.device && networksOn(name).length).map((name) => plainKey(`delivered on ${name}`, "", deviceColour(name))),
     proposalsOn(STATE.device).length ? box("proposed", "proposed by search, predicted, 90%", "ring", "var(--proposed)") : null,
     device?.cloud ? box("cloud", "random networks of the space, predicted", "", "var(--cloud)") : null,
     recordPoints(STATE.device).length ? box("records", "records, both measured", "", "var(--record)") : null);

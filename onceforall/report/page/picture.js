@@ -99,9 +99,10 @@ function commandOf(text) {
 function layersOf(n) {
   if (!n.layers.length) return make("p", { class: "say" }, "The family of this network is not known here, so its layers are not counted.");
   const most = (key) => Math.max(...n.layers.map((layer) => layer[key]));
-  const share = (value, total) => (total ? `${((100 * value) / total).toFixed(1)}%` : "–");
+  const total = (key) => n.layers.reduce((sum, layer) => sum + layer[key], 0);
+  const share = (layer, key) => (total(key) ? `${((100 * layer[key]) / total(key)).toFixed(1)}%` : "–");
   const hue = deviceColour(n.device);
-  return tableOf(["layer", "output", "MACs", "share", "\t", "parameters", "share", "\t"], n.layers.map((layer) => [layer.name, layer.output ?? "", count(layer.macs), share(layer.macs, n.macs), barCell(layer.macs, most("macs"), hue), count(layer.params), share(layer.params, n.params), barCell(layer.params, most("params"), "var(--reference)")]));
+  return tableOf(["layer", "output", "MACs", "share", "\t", "parameters", "share", "\t"], n.layers.map((layer) => [layer.name, layer.output ?? "", count(layer.macs), share(layer, "macs"), barCell(layer.macs, most("macs"), hue), count(layer.params), share(layer, "params"), barCell(layer.params, most("params"), "var(--reference)")]));
 }
 
 /** What each operation takes on the device, the slowest first; nothing where it was not timed. */
@@ -126,6 +127,7 @@ function showPick() {
   if (!n) return;
   const slower = latencyOf(n) > STATE.budget;
   fill("pick-title", n.name === "smallest" || n.name === "largest" || isProposed(n) ? `The pick: ${n.name}` : `The pick for ${n.name}`);
+  fill("budget-pick", "buys ", make("strong", {}, n.name), `: ${score(scoreOf(n))}${scoreUnit}${isProposed(n) ? " predicted" : ""}, ${ms(latencyOf(n))} ms, ${count(n.params)} parameters, ${count(n.macs)} MACs`);
   fill("pick-say", badgesOf(n), make("code", {}, n.arch), ` on ${n.device}.`, slower ? " Nothing is within the budget; this is the fastest." : "");
   fill("figures", figuresOf(n));
   fill("picture", pictureOf(n));
