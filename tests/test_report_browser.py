@@ -106,7 +106,8 @@ def test_all_of_it_is_drawn(opened: Callable[..., Opened]) -> None:
     assert page.locator("#trust-body canvas").count() == 3
     assert page.locator("#training-body canvas").count() == 3
     assert "1 reading of the loss is no number" in page.inner_text("#training-say")
-    assert page.locator("#networks-table tbody tr").count() > 6
+    assert page.locator("#networks-table tbody tr").count() == 3
+    assert page.locator("#proposals-table tbody tr").count() > 3
     assert "60 of 60 networks" in page.inner_text("#records-count")
     assert page.inner_text("#classes") == "Classes: cat, dog."
     found.check_quiet()
@@ -146,11 +147,12 @@ def test_the_slider_moves_the_pick_by_keyboard(opened: Callable[..., Opened], re
 
 def test_a_row_of_the_table_picks_it(opened: Callable[..., Opened]) -> None:
     found = opened()
-    rows = found.page.locator("#networks-table tbody tr")
+    found.page.locator("#proposals summary").press("Enter")
+    rows = found.page.locator("#networks tbody tr")
     for n in (0, 2, rows.count() - 1):
         rows.nth(n).locator("button").press("Enter")
         assert "own" in rows.nth(n).get_attribute("class")
-        assert found.page.locator("#networks-table tr.own").count() == 1
+        assert found.page.locator("#networks tr.own").count() == 1
     found.check_quiet()
 
 

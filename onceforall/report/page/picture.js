@@ -135,17 +135,26 @@ function showPick() {
   at("card").hidden = !n.card;
   if (n.card) fill("card-body", cardOf(n));
   fill("layers", layersOf(n), profileOf(n));
-  for (const row of document.querySelectorAll("#networks-table tbody tr")) row.classList.toggle("own", row.dataset.id === n.id);
+  for (const row of document.querySelectorAll("#networks tbody tr")) row.classList.toggle("own", row.dataset.id === n.id);
 }
 
-function showNetworks() {
-  const all = [...DATA.networks, ...DATA.proposals];
-  at("networks").hidden = !all.length;
+/** Predicted beside measured, a row a network, with a button that picks it. */
+function networkTable(all) {
   const several = DEVICES.length > 1;
   const headers = ["\tnetwork", several ? "\tdevice" : null, "parameters", "MACs", `${METRIC.label} predicted`, "validation", "test", "ms predicted", "measured", "\t"].filter((h) => h !== null);
   const rows = all.map((n) => [n.name, several ? n.device : null, count(n.params), count(n.macs),
     `${score(n.score_predicted)}${plusMinus(n.score_interval, (v) => digits(v, 2))}`, score(n.score_validation), score(n.score_test),
     `${ms(n.latency_predicted_ms)}${plusMinus(n.latency_interval_ms, (v) => digits(v, 2))}`, ms(n.latency_measured_ms),
     make("button", { type: "button", "aria-label": `Pick ${n.name}`, onclick: () => choose(n.id) }, "pick")].filter((c) => c !== null));
-  fill("networks-table", tableOf(headers, rows, (i) => ({ "data-id": all[i].id })));
+  return tableOf(headers, rows, (i) => ({ "data-id": all[i].id }));
+}
+
+function showNetworks() {
+  const delivered = DATA.networks, proposals = DATA.proposals;
+  at("networks").hidden = !delivered.length && !proposals.length;
+  at("proposals").hidden = !proposals.length;
+  at("proposals").open = !delivered.length;
+  fill("networks-table", delivered.length ? networkTable(delivered) : null);
+  fill("proposals-title", `${many(proposals.length, "network")} that search proposes, not measured yet`);
+  fill("proposals-table", networkTable(proposals));
 }

@@ -89,7 +89,7 @@ function startRecords() {
   if (!DATA.table || !rowCount()) { at("records").hidden = true; return; }
   const measured = shownColumns().filter((c) => c.measured).map((c) => `${c.label} of ${c.measured.replaceAll("0", "").length.toLocaleString("en")}`);
   const left = DATA.table.total - rowCount();
-  at("records-say").textContent = `A line is a network that was measured: ${measured.join(", ")}. Where a value was not measured, it is predicted (*). Darker lines score better. Draw along an axis to keep a range of it, or type one.`
+  at("records-say").textContent = `A line is a network that was measured: ${measured.join(", ")}. Where a value was not measured, it is predicted (*). Greener lines score better. Draw along an axis to keep a range of it, or type one.`
     + (left ? ` Of ${many(DATA.table.total, "network")} ${rowCount().toLocaleString("en")} are shown, evenly, to keep the file small.` : "");
   recordControls();
   parallelChart = chartIn(at("records-chart"), "All records in parallel coordinates", parallelOptions);

@@ -73,9 +73,10 @@ function trustFacts() {
     facts.push(repeatsOf(latency, name, true));
   }
   if (DATA.score) facts.push(repeatsOf(DATA.score, METRIC.label, false));
-  const beyond = [...DATA.networks, ...DATA.proposals].filter((n) => n.extrapolates);
+  const beyond = (list) => list.filter((n) => n.extrapolates);
+  const outside = [...beyond(DATA.networks).map((n) => n.name), ...(beyond(DATA.proposals).length ? [`${beyond(DATA.proposals).length} of what search proposes`] : [])];
   if (DATA.devices.some((d) => d.latency?.held_out))
-    facts.push(beyond.length ? `Outside the range of the records, so extrapolated: ${beyond.map((n) => n.name).join(", ")}.` : "No network shown is outside the range of the records.");
+    facts.push(outside.length ? `Outside the range of the records, so extrapolated: ${outside.join(", ")}.` : "No network shown is outside the range of the records.");
   const busy = DATA.networks.filter((n) => n.disturbed);
   if (busy.length) facts.push(`Something else kept the machine busy while these were timed: ${busy.map((n) => n.name).join(", ")}.`);
   for (const { name, facts: about } of DATA.devices)
