@@ -2,8 +2,8 @@
 
     python benchmarks/screenshots.py RUN/report.html [CHROMIUM]
 
-The first screen at 1400, 800 and 400 pixels, the wide one also in dark, in 128 colours: a page of
-flat tones loses nothing, and each file stays below 300 KB.
+The first screen at 1400, 800 and 400 pixels, the wide one also in dark, in 256 colours: a page of
+flat tones loses nothing that is seen, and each file stays below 300 KB.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHOTS = (  # name, width, height, theme
     ("report-800", 800, 1860, "light"),
     ("report-400", 400, 1600, "light"),
 )
-COLOURS, MOST_BYTES = 128, 300_000
+MOST_BYTES, NO_DITHER = 300_000, Image.Dither.NONE
 QUIET = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
 
@@ -39,7 +39,8 @@ def main() -> None:
             )
             page.goto(page_file.as_uri())
             page.wait_for_timeout(500)  # the charts are drawn
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS)
+            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=NO_DITHER)
             path = DOCS / f"{name}.png"
             picture.save(path, optimize=True)
             size = path.stat().st_size

@@ -45,4 +45,4 @@ startTraining();
 startRecords();
 startHead();
 startFoot();
-dark.addEventListener("change", showPick);
+for (const media of [dark, printing]) media.addEventListener("change", showPick);

@@ -111,7 +111,7 @@ function profileOf(n) {
   const layers = [...n.profile.layers].sort((a, b) => b.ms - a.ms).slice(0, 15), total = n.profile.layers.reduce((sum, layer) => sum + layer.ms, 0);
   return [make("h3", {}, `Where the time goes on ${n.profile.device}`),
     tableOf(["operation", "\tkind", "ms", "share", "\t"], layers.map((layer) => [layer.name, layer.kind, ms(layer.ms), `${((100 * layer.ms) / total).toFixed(1)}%`, barCell(layer.ms, layers[0].ms, "var(--proposed)")])),
-    make("p", { class: "say" }, `${ms(total)} ms in ${many(n.profile.layers.length, "operation")}` + (layers.length < n.profile.layers.length ? `; the ${layers.length} slowest are shown.` : "."))];
+    make("p", { class: "say" }, `${ms(total)} ms in ${many(n.profile.layers.length, "operation")}, which take longer one by one than in a run that is not watched` + (layers.length < n.profile.layers.length ? `; the ${layers.length} slowest are shown.` : "."))];
 }
 
 const asText = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : String(value));
