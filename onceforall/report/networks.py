@@ -115,8 +115,8 @@ def command(run: Path, device: str, limits: Mapping[str, Any], arch: str) -> str
     folder, weights = shlex.quote(str(run)), run / "supernet.safetensors"
     trained = (run / "settings.json").exists()
     if not limits:
-        given = shlex.quote(str(weights)) if trained else "WEIGHTS"
-        return f"onceforall export {shlex.quote(arch)} network.onnx --weights {given}"
+        file = shlex.quote(str(weights)) if trained else "WEIGHTS"
+        return f"onceforall export {shlex.quote(arch)} network.onnx --weights {file}"
     family = shlex.quote(Arch.parse(arch).family)
     elsewhere = [family, "--weights WEIGHTS", "--data IMAGES", f"--out {folder}"]
     parts = ["onceforall", "specialize", *([folder] if trained else elsewhere)]
