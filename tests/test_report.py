@@ -103,6 +103,12 @@ def test_held_out_predictions_are_those_of_fits_without_the_record(recorded: Pat
     inside = np.abs(held["predicted"] - held["measured"]) <= held["interval"]
     assert inside.mean() == pytest.approx(found["error"]["coverage90"], abs=0.02)
     assert found["spread"]["low"] < found["spread"]["high"]
+    delivered = gather(recorded)["networks"][0]
+    place = [str(r.arch) for r in read_jsonl(recorded / f"latency-{DEVICE}.jsonl")].index(
+        delivered["arch"]
+    )
+    own = held["interval"][list(held["order"]).index(place + 1)]
+    assert delivered["latency_interval_ms"] == pytest.approx(own, rel=1e-4)
 
 
 def test_proposals_are_a_front_within_the_space(recorded: Path) -> None:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def page(data: Mapping[str, Any]) -> str:
             " img-src data: blob:; base-uri 'none'; form-action 'none'"
         ),
         "{{style}}": _read("page.css"),
+        "{{licence}}": escape(_read("echarts.LICENSE"), quote=False),
         "{{scripts}}": "\n".join(f"<script>{script}</script>" for script in scripts),
         "{{data}}": escaped(data),  # last: what a run says is not searched for marks
     }.items():

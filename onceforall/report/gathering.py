@@ -150,7 +150,8 @@ def _predict(
     network: dict[str, Any], family: Family, scores: Measured | None, latency: Measured | None
 ) -> None:
     """Adds what is predicted of a network, with half of the 90% interval. Where its card says what
-    was predicted before it was measured, that stays."""
+    was predicted before it was measured, that stays, with the interval of a fit that had not seen
+    it."""
     arch = Arch.parse(network["arch"])
     if arch not in family.space:
         return
@@ -158,9 +159,12 @@ def _predict(
         if found is None:
             continue
         mean, interval, beyond = found.predict([arch], family.space)
+        half = float(interval[0])
         if network.get(key) is None:
             network[key] = float(mean[0])
-        network[key.replace("predicted", "interval")] = float(interval[0])
+        else:
+            half = found.unseen.get(arch, half)
+        network[key.replace("predicted", "interval")] = half
         if beyond[0]:
             network["extrapolates"] = True
 

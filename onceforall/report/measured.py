@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,14 @@ class Measured:
         std = np.full(len(archs), np.nan) if found.std is None else found.std
         return found.mean, NORMAL_90 * std, found.extrapolates.astype(float)
 
+    @cached_property
+    def unseen(self) -> dict[Arch, float]:
+        """Half of the 90% interval that a fit without an arch's records gave it, by arch."""
+        if self.left_out is None:
+            return {}
+        archs = self.fitted.space.decode(self.fitted.population[self.left_out.rows])
+        return dict(zip(archs, (NORMAL_90 * self.left_out.std).tolist(), strict=True))
+
     def mean(self, population: Population) -> Floats:
         assert self.predictor is not None
         return self.predictor.predict(population).mean
@@ -77,8 +86,9 @@ class Measured:
         }
 
     def spread(self) -> dict[str, float] | None:
-        """How far single runs scatter about a record's median: the 10th and 90th percentile as
-        shares of it, in the typical record; None: the records do not say."""
+        """How far single runs scatter about a record's median, in the typical record: the 10th and
+        90th percentile as shares of it, and `noise`, half of the 95% interval of the median itself,
+        where the records say it. None: they say nothing."""
         columns = self.labels.columns
         if not {"p10_ms", "p90_ms"} <= set(columns):
             return None
@@ -86,7 +96,9 @@ class Measured:
         values = self.labels.values
         if not np.isfinite(low).any():
             return None
-        return {"low": np.nanmedian(low / values), "high": np.nanmedian(high / values)}
+        found = {"low": _typical(low / values), "high": _typical(high / values)}
+        noise = _numbers(columns.get("noise", ()))
+        return found | ({"noise": _typical(noise)} if np.isfinite(noise).any() else {})
 
     def repeats(self) -> list[list[float]]:
         """The values of each arch that was measured more than once."""
@@ -152,6 +164,11 @@ def _part(labels: Labels, folder: Folder) -> Labels:
         f" {len(labels)} records."
     )
     return labels.take(np.sort(np.random.default_rng(0).permutation(len(labels))[:FITTED_ON]))
+
+
+def _typical(values: Floats) -> float:
+    """The median of those that are numbers."""
+    return float(np.nanmedian(values))
 
 
 def _numbers(texts: Iterable[str]) -> Floats:

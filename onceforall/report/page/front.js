@@ -251,15 +251,13 @@ function startFront() {
   }
   at("front-say").textContent = "Move the budget: the best network within it is picked and shown below. Points can be clicked, too; Ctrl and the wheel zoom.";
   frontControls();
-  frontLegend();
   at("budget").addEventListener("input", (event) => chooseBudget(Number(event.target.value)));
-  frontChart = chartIn(at("front-chart"), "Accuracy against latency; the table of all networks below has the same numbers", frontOptions);
+  frontChart = chartIn(at("front-chart"), "Accuracy against latency; the table of all networks below has the same numbers", () => {
+    frontLegend();
+    return frontOptions();
+  });
   frontChart.chart.on("click", (given) => choose(given.data?.id));
-  const draw = frontChart.draw;
-  frontChart.draw = () => { frontLegend(); draw(); };
-  CHARTS[CHARTS.length - 1] = frontChart;
-  const [low, high] = range();
-  const middle = frontOf(candidates().filter((n) => n.kind !== "reference")).at(-1) ?? candidates().at(-1);
-  if (middle) choose(middle.id);
+  const first = frontOf(candidates().filter((n) => n.kind !== "reference")).at(-1) ?? candidates().at(-1);
+  if (first) choose(first.id);
   else { at("slider").hidden = true; at("pick").hidden = true; }
 }

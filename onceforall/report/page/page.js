@@ -35,7 +35,7 @@ function startFoot() {
   fill("downloads", DATA.networks.length || DATA.proposals.length ? button("Networks as CSV", () => download(fileName("networks.csv"), "text/csv", networksCsv())) : null,
     DATA.table && rowCount() ? button("Selected records as CSV", () => download(fileName("records.csv"), "text/csv", recordsCsv())) : null,
     button("Everything as JSON", () => download(fileName("report.json"), "application/json", JSON.stringify(DATA, null, 1))));
-  at("colophon").textContent = `Made by onceforall ${DATA.onceforall} from the files in ${RUN.folder}${RUN.supernet ? `, supernet ${RUN.supernet}` : ""}. Drawn with Apache ECharts (Apache-2.0).`;
+  at("colophon").textContent = `Made by onceforall ${DATA.onceforall} from the files in ${RUN.folder}${RUN.supernet ? `, supernet ${RUN.supernet}` : ""}.`;
 }
 
 showNetworks();

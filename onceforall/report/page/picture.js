@@ -21,10 +21,8 @@ const EXPANDS = [...EVERY.values()].flatMap((n) => (n.stages ?? []).flat().map((
 const SIZES = [...EVERY.values()].map((n) => n.genes.resolution).filter(isNumber);
 const [LEAST_EXPAND, MOST_EXPAND] = [Math.min(...EXPANDS), Math.max(...EXPANDS)];
 
-function kernelShade(kernel) {
-  const place = KERNELS.length > 1 ? Math.round((3 * KERNELS.indexOf(kernel)) / (KERNELS.length - 1)) : 2;
-  return place;
-}
+/** Which of four shades, light to dark, a kernel size has. */
+const kernelShade = (kernel) => (KERNELS.length > 1 ? Math.round((3 * KERNELS.indexOf(kernel)) / (KERNELS.length - 1)) : 2);
 
 function blockOf(block) {
   const shade = kernelShade(block.kernel);

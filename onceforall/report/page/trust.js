@@ -69,7 +69,7 @@ function trustFacts() {
   for (const { name, latency } of DATA.devices) {
     if (!latency) continue;
     if (latency.spread)
-      facts.push(`${name}: one run in ten takes ${digits(100 * (latency.spread.high - 1), 2)}% more than the median, one in ten ${digits(100 * (1 - latency.spread.low), 2)}% less (typical record).`);
+      facts.push(`${name}: one run in ten takes ${digits(100 * (latency.spread.high - 1), 2)}% more than the median, one in ten ${digits(100 * (1 - latency.spread.low), 2)}% less (typical record)${isNumber(latency.spread.noise) ? `; the median itself is known to ± ${digits(100 * latency.spread.noise, 2)}%` : ""}.`);
     facts.push(repeatsOf(latency, name, true));
   }
   if (DATA.score) facts.push(repeatsOf(DATA.score, METRIC.label, false));
