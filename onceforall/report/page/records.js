@@ -39,7 +39,7 @@ function parallelOptions() {
         areaSelectStyle: { width: 22, borderColor: colour("accent"), color: colour("accent"), opacity: 0.25 } } },
     parallelAxis: columns.map((c, i) => ({ dim: i, id: `axis${i}`, name: c.label.replace(", ", ",\n") + (c.unit ? `, ${c.unit}` : ""), ...spanOf(c) })),
     series: rows.map((data, band) => ({ type: "parallel", smooth: false, progressive: 1500, progressiveThreshold: 1500, data,
-      lineStyle: { width: 1, color: (isDark() ? night : hues)[band], opacity }, inactiveOpacity: 0.015, activeOpacity: Math.min(0.8, opacity * 2.5), silent: true })),
+      lineStyle: { width: 1, color: (isDark() ? night : hues)[band], opacity }, inactiveOpacity: n > 2000 ? 0 : 0.03, activeOpacity: Math.min(0.8, opacity * 2.5), silent: true })),
   };
 }
 
