@@ -532,6 +532,14 @@ finetune G/network.safetensors --data digits --out G/run | holds a run already
 finetune G/network.safetensors --data digits --out G/run --resume | settings.json
 finetune G/network.safetensors --data digits --out G/folder/x --resume | no run to resume
 finetune G/network.safetensors --data digits batch_size=100000 | batch_size: 100000 is more than
+report                                              | Missing argument
+report none                                         | none: no such run
+report G/taken                                      | taken: no such run
+report G/folder                                     | folder: holds no run: no settings.json
+report G/folder --profile                           | folder: holds no run: no settings.json
+report G/run --out G/taken                          | taken: exists already; name another path
+report G/run --out G/taken/page.html                | taken is not a folder
+report G/run --out G/folder                         | folder: exists already
 frobnicate                                          | No such command 'frobnicate'
 --version                                           | No such option
 """

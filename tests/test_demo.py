@@ -34,12 +34,15 @@ def test_everything_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "card.md",
             "network.onnx",
             "network.safetensors",
+            "profile.json",
         }
         assert json.loads((folder / "card.json").read_text())["top1_test"] == row["top1_test"]
         assert row["max_abs_diff"] < 1e-4
     assert all(row["latency_measured_ms"] <= row["limits"]["latency_ms"] for row in rows[1:3])
     assert rows[0]["params"] < rows[-1]["params"]
     assert Path(result["plot"]).read_bytes()[:4] == b"\x89PNG"
+    page = Path(result["report"]).read_text(encoding="utf-8")
+    assert all(json.dumps(row["arch"]) in page for row in rows)
     assert json.loads((tmp_path / "out" / "demo.json").read_text()) == result
     with pytest.raises(InputError, match="holds a run already"):
         demonstration.demo(tmp_path / "out", [3.0], "digits", SHORT)

@@ -37,7 +37,7 @@ from onceforall.pipeline.evidence import disagrees
 from onceforall.pipeline.specializing import ROUNDS, propose
 from onceforall.predictors import Prediction, Predictor, stalled
 from onceforall.records import Record, Store, read_jsonl, read_labels, write_jsonl
-from onceforall.report.networks import network_table
+from onceforall.report.terminal import network_table
 from onceforall.search import Infeasible
 from onceforall.space import Arch, Population
 from onceforall.supernet import (

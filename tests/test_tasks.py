@@ -21,7 +21,7 @@ from onceforall.export.onnx import load as load_onnx
 from onceforall.families import Family
 from onceforall.pipeline import Limits, Run, gather_evidence, open_run, specialize
 from onceforall.records import read_jsonl
-from onceforall.report.networks import network_table
+from onceforall.report.terminal import network_table
 from onceforall.space import Arch
 from onceforall.supernet import (
     CLASSIFICATION,

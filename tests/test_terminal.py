@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from onceforall.cli import app, estimating, profiling
 from onceforall.cli.common import command, emit
 from onceforall.columns import LEAST, Column, table, terminal_width
-from onceforall.report.networks import network_table, network_tables
+from onceforall.report.terminal import network_table, network_tables
 from onceforall.supernet import TOP1
 from onceforall.training.estimate import Plan, Point, Stretch
 

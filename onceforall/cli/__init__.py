@@ -57,6 +57,7 @@ from onceforall.cli import (  # noqa: E402
     networks,
     predictors,
     records,
+    report,
     search,
     specialize,
     training,
@@ -71,6 +72,7 @@ app.add_typer(predictors.fit)
 app.command()(predictors.predict)
 app.command()(search.search)
 app.command()(specialize.specialize)
+app.command()(report.report)
 app.command()(networks.info)
 app.command()(evaluation.evaluate)
 app.command()(classifying.classify)

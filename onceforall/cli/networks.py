@@ -94,7 +94,7 @@ def info(
         "in_channels": network.family.in_channels,
         "assumed": ["classes", "in_channels"] if network.assumed else [],
     }
-    layers = _by_layer(cost.rows)
+    layers = costs.by_layer(cost.rows)
     rows = [[r["name"], r["output"], f"{r['macs']:,}", f"{r['params']:,}"] for r in layers]
     least = "at least " if cost.uncovered else ""
     shown = f"{least}{counted / 1e6:.2f}M at {size} px"
@@ -112,25 +112,6 @@ def info(
     if cost.uncovered:
         text.append(f"not covered {choices(cost.uncovered)}: no rule says what these cost")
     emit({**data, "layers": layers}, as_json, "\n".join(text))
-
-
-def _by_layer(rows: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Sums over the parts of each layer of a network: of each top module, and of each one in a
-    numbered list of them."""
-    layers: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        first, *inner = row.name.split(".")
-        name = f"{first}.{inner[0]}" if inner and inner[0].isdigit() else first
-        between = name not in layers and not inner and row.name.startswith(row.kind)
-        if layers and between:  # an operation between layers belongs to the one before
-            name = next(reversed(layers))
-        new = name not in layers
-        entry = layers.setdefault(name, {"name": name, "macs": 0, "params": 0})
-        if new or not (between or row.kind == "Parameter"):
-            entry["output"] = "x".join(str(n) for n in row.output_shape)
-        entry["macs"] += row.macs
-        entry["params"] += row.params
-    return list(layers.values())
 
 
 def export(

@@ -113,7 +113,7 @@ def specialize(
     Example: onceforall specialize runs/mine --max-latency 0.05ms --max-latency 0.08ms
     """
     from onceforall.pipeline import budgets_of, picked, specialize_all, targets_of
-    from onceforall.report.networks import network_tables
+    from onceforall.report.terminal import network_tables
 
     asked = [part.strip() for part in precisions.split(",")]
     targets = targets_of(device or ["onnxruntime-cpu"], asked, threads, batch)
@@ -189,7 +189,7 @@ def demo(
     Example: onceforall demo
     """
     from onceforall.pipeline import demonstration as whole
-    from onceforall.report.networks import network_table
+    from onceforall.report.terminal import network_table
     from onceforall.supernet import CLASSIFICATION
 
     budgets = [quantity("--budget", text, "ms") for text in budget] if budget else None
@@ -200,7 +200,8 @@ def demo(
     if result["plot"]:
         text.append(f"plot: {result['plot']}")
     text.append(f"everything: {result['run']} (in {result['seconds']:.0f} s)")
-    emit(result, as_json, "\n".join(text), command("report", result["run"]))
+    text.append(f"to look at, in a browser: {result['report']}")
+    emit(result, as_json, "\n".join(text))
 
 
 def _fresh() -> Path:

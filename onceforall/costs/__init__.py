@@ -27,7 +27,7 @@ Only the tables know a family; the rest knows an `nn.Module`.
 
 from onceforall.costs.built import Counted
 from onceforall.costs.network import cost, layer_cost
-from onceforall.costs.result import FLOAT_BYTES, Cost, Row, Shape
+from onceforall.costs.result import FLOAT_BYTES, Cost, Row, Shape, by_layer
 from onceforall.costs.tables import (
     arch_cost,
     check_resolution,
@@ -45,6 +45,7 @@ __all__ = [
     "Row",
     "Shape",
     "arch_cost",
+    "by_layer",
     "check_resolution",
     "cost",
     "cost_table",

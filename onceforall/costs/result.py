@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FLOAT_BYTES = 4
 
@@ -42,3 +43,22 @@ class Cost:
     flops: int  # MMRazor's convention
     rows: tuple[Row, ...]
     uncovered: tuple[str, ...] = ()
+
+
+def by_layer(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Sums over the parts of each layer of a network: of each top module, and of each one in a
+    numbered list of them."""
+    layers: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first, *inner = row.name.split(".")
+        name = f"{first}.{inner[0]}" if inner and inner[0].isdigit() else first
+        between = name not in layers and not inner and row.name.startswith(row.kind)
+        if layers and between:  # an operation between layers belongs to the one before
+            name = next(reversed(layers))
+        new = name not in layers
+        entry = layers.setdefault(name, {"name": name, "macs": 0, "params": 0})
+        if new or not (between or row.kind == "Parameter"):
+            entry["output"] = "x".join(str(n) for n in row.output_shape)
+        entry["macs"] += row.macs
+        entry["params"] += row.params
+    return list(layers.values())

@@ -20,6 +20,7 @@ from onceforall.pipeline.limits import Limits
 from onceforall.pipeline.runs import open_run
 from onceforall.pipeline.specializing import objective, specialize
 from onceforall.progress import say
+from onceforall.report import gather, profile_delivered, write_explorer
 from onceforall.report.plots import Point, score_latency
 from onceforall.search import Infeasible, pareto
 from onceforall.space import Population
@@ -60,11 +61,15 @@ def demo(
     except InputError as error:  # matplotlib is an extra
         say(str(error))
         plot = None
+    page = out / "report.html"
+    profile_delivered(out)
+    write_explorer(gather(out), page)
     result = {
         "data": name,
         "run": str(out),
         "networks": [row.to_dict() for row in rows],
         "plot": plot,
+        "report": str(page),
         "seconds": round(time.monotonic() - started, 1),
         "seconds_training": round(trained - started, 1),
     }

@@ -30,7 +30,7 @@ class Front(list[dict[str, Any]]):
         self._cards, self._metric = cards, metric
 
     def __repr__(self) -> str:
-        from onceforall.report.networks import network_tables
+        from onceforall.report.terminal import network_tables
 
         if not self:
             return "no network was delivered yet"

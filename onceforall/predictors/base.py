@@ -78,6 +78,20 @@ class Report:
         return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What was predicted for records by fits that had not seen them: (n,) each, the mean in the
+    unit of the records.
+
+    `rows` are the records' places among the labels; `std` is NaN where the predictor has none.
+    """
+
+    rows: NDArray[np.intp]
+    mean: Floats
+    std: Floats
+    extrapolates: NDArray[np.bool_]
+
+
 _KINDS: dict[str, type[Predictor]] = {}  # by the name that files have
 
 
@@ -95,6 +109,7 @@ class Predictor(ABC):
         space: the space whose populations `predict` takes.
         metric, unit: what is predicted.
         report: errors on held-out records; None where it was not fitted here.
+        held_out: the predictions that `report` is of; files do not keep them.
         settings: of the family that its records are of, where they are not the family's own
             (`families.settings`); networks of the archs it finds are built with them.
     """
@@ -104,6 +119,7 @@ class Predictor(ABC):
     metric: str
     unit: str
     report: Report | None
+    held_out: HeldOut | None = None
     settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init_subclass__(cls) -> None:
@@ -284,21 +300,18 @@ def cross_validated(
     else:
         asked = [order[: min(n - 1, max(1, round(n * test_fraction)))]]
     parts = [np.concatenate([np.flatnonzero(arch == i) for i in archs]) for archs in asked]
-    means, stds, values = [], [], []
+    found = []
     for part in parts:
         rest = np.setdiff1d(np.arange(len(labels)), part)
         given = {name: labels.columns[name][part] for name in covariates}
         predicted = fit(labels.take(rest)).predict(labels.population[part], **given)
-        means.append(predicted.mean)
-        stds.append(np.full(len(part), np.nan) if predicted.std is None else predicted.std)
-        values.append(labels.values[part])
+        std = np.full(len(part), np.nan) if predicted.std is None else predicted.std
+        found.append((part, predicted.mean, std, predicted.extrapolates))
     whole = fit(labels)
-    whole.report = held_out(
-        np.concatenate(means),
-        np.concatenate(stds),
-        np.concatenate(values),
-        len(labels) - len(parts[0]),
-    )
+    left_out = HeldOut(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+    values = labels.values[left_out.rows]
+    whole.report = held_out(left_out.mean, left_out.std, values, len(labels) - len(parts[0]))
+    whole.held_out = left_out
     return whole
 
 
