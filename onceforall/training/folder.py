@@ -25,8 +25,9 @@ from onceforall.errors import InputError, choices
 from onceforall.files import read_json, remove_leftovers, write_atomically, write_json
 from onceforall.supernet import checkpoint
 from onceforall.training import checkpoints, guards
+from onceforall.training.config import settings_from_dict
 from onceforall.training.ranks import Group
-from onceforall.training.settings import Settings, settings_from_dict
+from onceforall.training.settings import Settings
 
 SETTINGS = "settings.json"  # names in a run's folder
 TEACHER = "teacher.safetensors"
