@@ -179,7 +179,7 @@ def test_each_moment_of_a_checkpoint(tmp_path: Path, digits: Data) -> None:
             job.load()
             dying(run, at, counted)
             job.state.step += 1
-            job.save()
+            job.keeper.save()
 
         status = forked(train)
         left |= {name for name in names(run) if "/." in name}
@@ -560,10 +560,10 @@ def test_weights_beyond_all_numbers_are_not_kept(
 
     def overflow(job: Job) -> None:
         if job.state.step == 3:
-            monkeypatch.setattr(job, "save", counting(job))
+            monkeypatch.setattr(job.keeper, "save", counting(job))
 
     def counting(job: Job) -> Callable[[], None]:
-        save = job.save
+        save = job.keeper.save
 
         def blown() -> None:
             with torch.no_grad():
