@@ -16,11 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from killing import dying
-from PIL import Image
 
 from onceforall import cli, data, training
 from onceforall.data import Data, Source
@@ -472,19 +470,6 @@ def test_resumed_equals_never_stopped(case: str, tmp_path: Path, digits: Data) -
     for facts in (ours.facts, theirs.facts):
         facts.pop("seconds")
     assert ours.facts == theirs.facts
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 24 images of noise, of 80 pixels and more."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        (folder / name).mkdir()
-        for i in range(24):
-            pixels = rng.integers(0, 256, (80, 88 + i, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
 
 
 @pytest.mark.parametrize("hold", ["never", "always"])
