@@ -42,6 +42,16 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
     """
     if out.exists():
         raise InputError(f"{out}: exists already; name another folder or remove it first")
+    return deliver(evidence, str(limits), choose(evidence, limits, seed=seed), out, limits)
+
+
+def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Timed:
+    """The best network within the limits, measured to be within them; nothing is delivered yet.
+
+    Raises:
+        Infeasible: no arch meets the limits; says what could be met.
+        InputError: nothing within the latency limit was found by measuring.
+    """
     found: list[float] = []  # latencies measured last, ms
     most = np.inf if limits.latency_ms is None else limits.latency_ms
     tightened = limits.latency_ms
@@ -71,7 +81,7 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
             failed: dict[Arch, float] = {}
             winner = _winner(evidence, limits, fitting, failed)
             if winner is not None:
-                return deliver(evidence, str(limits), winner, out, limits)
+                return winner
             over |= failed
             found = list(failed.values())
             _refit(evidence, limits, failed, [])
