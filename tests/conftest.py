@@ -1,10 +1,12 @@
-"""Fixtures of all tests: where real data lies."""
+"""Fixtures of all tests: where real data lies, and photos to train on."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import ONNX Runtime by themselves
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +21,16 @@ def data_dir() -> Path:
     if not (path / "specialized.csv").is_file():
         pytest.skip(f"no published data at {path} (set ONCEFORALL_TEST_DATA)")
     return path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three classes of 24 images of noise, of 84 pixels and more."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (folder / name).mkdir()
+        for i in range(24):
+            pixels = rng.integers(0, 256, (84, 92 + i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder

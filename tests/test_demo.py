@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from onceforall.data import named
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.pipeline import demonstration
+from onceforall.pipeline.limits import Limits
 from onceforall.predictors import Prediction
 from onceforall.space import Population
 
@@ -85,6 +87,34 @@ def test_budgets_are_placed_where_the_score_rises() -> None:
     even = demonstration._placed(evidence, low, high)  # type: ignore[arg-type]
     assert even == [demonstration._rounded_up(low + s * (high - low)) for s in (0.25, 0.5, 0.75)]
     assert [demonstration._rounded_up(v) for v in (0.0331, 0.033, 4.01)] == [0.034, 0.033, 4.1]
+
+
+def test_budgets_that_would_give_one_network_are_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: below 3.7 ms there is but "a", which the first budget has; "b" takes more, and
+    nothing else is there."""
+
+    def choose(evidence: object, limits: Limits) -> SimpleNamespace:
+        assert limits.latency_ms is not None
+        return SimpleNamespace(arch="a" if limits.latency_ms < 3.7 else "b")
+
+    def deliver(
+        evidence: object, name: str, chosen: SimpleNamespace, out: Path, limits: Limits
+    ) -> SimpleNamespace:
+        assert out == tmp_path / name
+        return SimpleNamespace(arch=chosen.arch, limits=vars(limits))
+
+    monkeypatch.setattr(demonstration, "choose", choose)
+    monkeypatch.setattr(demonstration, "deliver", deliver)
+    rows: list[Any] = [SimpleNamespace(arch="smallest", limits={})]
+    for budget in (3.0, 3.0, 3.1):
+        rows.append(demonstration._another(None, budget, rows, 5.0, tmp_path))  # type: ignore[arg-type]
+    found = [(row.arch, row.limits["latency_ms"]) for row in rows[1:]]
+    # 3 x 1.1 = 3.3, 3.63 -> 3.7; then 4.07 -> 4.1, 4.477 -> 4.5, 4.9247 -> 5, beyond 5: no more
+    assert found[:2] == [("a", 3.0), ("b", 3.7)]
+    assert found[2][0] == "b"
+    assert found[2][1] > 5.0
 
 
 def test_without_fashion_mnist_digits_are_used_and_it_says_so(

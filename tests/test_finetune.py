@@ -105,6 +105,9 @@ def test_of_other_classes_the_last_layer_is_new_and_alone_first(
     assert torch.equal(head.tensors["stem.conv.weight"], found["stem.conv.weight"])
     after = lines_of(tmp_path / "run")[-1]["top1_validation"]
     assert after > 15  # by its last layer alone; chance is 10
+    with pytest.raises(InputError, match="holds a run already"):
+        finetune(tmp_path / "run", given, digits, asked)
+    assert capsys.readouterr().err.count("replaced by a fresh one") == 0  # nothing was
 
 
 def test_as_many_other_classes_are_others(

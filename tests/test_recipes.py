@@ -24,7 +24,7 @@ def few() -> Data:
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_says_its_purpose_and_trains_all_networks(name: str) -> None:
     settings = load_settings(name)
-    text = (training.settings.RECIPES / f"{name}.yaml").read_text()
+    text = (training.config.RECIPES / f"{name}.yaml").read_text()
     assert text.startswith("# ")  # says what it is for
     if name == "finetune":
         return

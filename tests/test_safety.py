@@ -16,11 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from killing import dying
-from PIL import Image
 
 from onceforall import cli, data, training
 from onceforall.data import Data, Source
@@ -179,7 +177,7 @@ def test_each_moment_of_a_checkpoint(tmp_path: Path, digits: Data) -> None:
             job.load()
             dying(run, at, counted)
             job.state.step += 1
-            job.save()
+            job.keeper.save()
 
         status = forked(train)
         left |= {name for name in names(run) if "/." in name}
@@ -474,19 +472,6 @@ def test_resumed_equals_never_stopped(case: str, tmp_path: Path, digits: Data) -
     assert ours.facts == theirs.facts
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 24 images of noise, of 80 pixels and more."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        (folder / name).mkdir()
-        for i in range(24):
-            pixels = rng.integers(0, 256, (80, 88 + i, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
-
-
 @pytest.mark.parametrize("hold", ["never", "always"])
 def test_resumed_with_other_workers_equals_never_stopped(
     hold: str, tmp_path: Path, photos: Path
@@ -560,10 +545,10 @@ def test_weights_beyond_all_numbers_are_not_kept(
 
     def overflow(job: Job) -> None:
         if job.state.step == 3:
-            monkeypatch.setattr(job, "save", counting(job))
+            monkeypatch.setattr(job.keeper, "save", counting(job))
 
     def counting(job: Job) -> Callable[[], None]:
-        save = job.save
+        save = job.keeper.save
 
         def blown() -> None:
             with torch.no_grad():

@@ -378,21 +378,6 @@ cli.main()
 """
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 24 images of noise, too large to be held in memory."""
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name in "abc":
-        (folder / name).mkdir()
-        for i in range(24):
-            pixels = rng.integers(0, 256, (84, 96, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
-
-
 def test_sigterm_to_all_processes_ends_in_a_checkpoint(tmp_path: Path, photos: Path) -> None:
     """While worker processes read images: as a batch system stops a job. Resumed, the run ends with
     the weights of one that was never stopped."""

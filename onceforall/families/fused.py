@@ -155,10 +155,16 @@ def _rows(x: Tensor) -> tuple[int, int]:
     return rows(x), x.shape[1]
 
 
-def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _norm_of(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[_Norm, Tensor, Tensor]:
+    """A norm of the values of `x`, and their mean and variance."""
     mean, var, rstd = x.new_empty((3, x.shape[1]))
     kernels.call("moments", x.dtype, x, *_rows(x), eps, mean, var, rstd)
-    return mean, var, rstd
+    return _Norm(mean, rstd, weight.contiguous(), bias.contiguous()), mean, var
+
+
+def _by_norm(norm: _Norm, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by a norm's weight and bias, of what `backward_sums` gives: (2, C)."""
+    return sums[1] * norm.rstd, sums[0]
 
 
 def _applied(x: Tensor, norm: _Norm, act: int, other: Tensor | None, gate: Tensor | None) -> Tensor:
@@ -180,8 +186,7 @@ class _NormAct(torch.autograd.Function):
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=LAST)
-        mean, var, rstd = _moments(x, eps)
-        norm = _Norm(mean, rstd, weight.contiguous(), bias.contiguous())
+        norm, mean, var = _norm_of(x, weight, bias, eps)
         other = None if shortcut is None else shortcut.contiguous(memory_format=LAST)
         out = _applied(x, norm, act, other, None)
         ctx.save_for_backward(x, *norm)
@@ -204,7 +209,7 @@ class _NormAct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = _input_gradient(own, x, norm, ctx.act, sums)
         shortcut = g if ctx.needs_input_grad[3] else None
-        return dx, sums[1] * norm.rstd, sums[0], shortcut, None, None
+        return dx, *_by_norm(norm, sums), shortcut, None, None
 
 
 def _input_gradient(
@@ -244,8 +249,7 @@ class _Between(torch.autograd.Function):
         pre: _Norm | None = None
         pre_mean = pre_var = None
         if pre_weight is not None and pre_bias is not None:
-            pre_mean, pre_var, pre_rstd = _moments(x, pre_eps)
-            pre = _Norm(pre_mean, pre_rstd, pre_weight.contiguous(), pre_bias.contiguous())
+            pre, pre_mean, pre_var = _norm_of(x, pre_weight, pre_bias, pre_eps)
         taps = weight.reshape(c, k * k).t().contiguous()
         y = torch.empty((n, c, out_h, out_w), dtype=x.dtype, memory_format=LAST)
         mean, var, rstd = x.new_empty((3, c))
@@ -303,10 +307,10 @@ class _Between(torch.autograd.Function):
         )  # fmt: skip
         before: tuple[Tensor | None, Tensor | None] = (None, None)
         if pre is not None:
-            before = (own[1] * pre.rstd, own[0])
+            before = _by_norm(pre, own)
             dx = _input_gradient(dx, x, pre, 0, own, dx)
         weight = dw.t().reshape(ctx.weight)
-        after = (sums[1] * post.rstd, sums[0])
+        after = _by_norm(post, sums)
         return (dx, *before, None, weight, *after, None, *gates, None, None, None)
 
 

@@ -87,6 +87,10 @@ class Chosen:
     latency: Record
     qualified_ms: float | None = None  # its latency when it was a candidate
 
+    @property
+    def arch(self) -> Arch:
+        return self.latency.arch
+
 
 def deliver(
     evidence: Evidence,
@@ -98,8 +102,8 @@ def deliver(
     """Evaluates the file of an arch on the test set, puts it in its place, and writes the card
     that says it all."""
     latency, metric = chosen.latency, evidence.metric
-    arch = latency.arch
-    family, made = evidence.supernet.family, evidence.file(chosen.latency.arch)
+    arch = chosen.arch
+    family, made = evidence.supernet.family, evidence.file(chosen.arch)
     network = copy.deepcopy(made.network).cpu()
     counts = cost(network, shape_of(family, arch))
     test = evidence.score_file_of(arch, "test")

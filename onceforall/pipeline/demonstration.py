@@ -14,11 +14,11 @@ from onceforall import data, training
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.files import write_json
-from onceforall.pipeline.delivering import Card, reference
+from onceforall.pipeline.delivering import Card, deliver, reference
 from onceforall.pipeline.evidence import Evidence, gather_evidence
 from onceforall.pipeline.limits import Limits
 from onceforall.pipeline.runs import open_run
-from onceforall.pipeline.specializing import objective, specialize
+from onceforall.pipeline.specializing import choose, objective, specialize
 from onceforall.progress import say
 from onceforall.report import gather, profile_delivered, write_explorer
 from onceforall.report.plots import Point, score_latency
@@ -30,6 +30,7 @@ from onceforall.training.scale import described
 BUDGETS = 3  # where none are given
 FRONT = 12  # latencies at which the best score is predicted, to place the budgets
 MARGIN = 1.03  # of a budget over the predicted latency of what it is meant for
+RAISED = 1.1  # times the budget before, where that gives no other network
 SAMPLES = 50  # archs of which there are score records, and as many of latency
 CLOUD = 1500  # random sub-networks in the plot's background
 
@@ -95,14 +96,34 @@ def _specialised(evidence: Evidence, out: Path, budgets_ms: Sequence[float] | No
     space = evidence.supernet.space
     smallest = reference(evidence, "smallest", space.smallest(), out / "smallest")
     largest = reference(evidence, "largest", space.largest(), out / "largest")
+    rows, highest = [smallest], largest.latency_measured_ms
     if budgets_ms is None:
-        budgets_ms = _placed(evidence, smallest.latency_measured_ms, largest.latency_measured_ms)
-    rows = [smallest]
+        for budget in _placed(evidence, smallest.latency_measured_ms, highest):
+            rows.append(_another(evidence, budget, rows, highest, out))
+        return [*rows, largest]
     for budget in budgets_ms:
         limits = Limits(latency_ms=budget)
         say(f"searching for {limits}")
         rows.append(specialize(evidence, limits, out / str(limits)))
     return [*rows, largest]
+
+
+def _another(
+    evidence: Evidence, budget_ms: float, rows: Sequence[Card], highest_ms: float, out: Path
+) -> Card:
+    """The best network within a budget. If that is one of those before, as what the budget was
+    meant for took longer than predicted, the budget is raised until there is another, or up to
+    `highest_ms`."""
+    before = {row.arch for row in rows}
+    budget_ms = max(budget_ms, *(RAISED * row.limits.get("latency_ms", 0.0) for row in rows))
+    while True:
+        limits = Limits(latency_ms=_rounded_up(budget_ms))
+        say(f"searching for {limits}")
+        chosen = choose(evidence, limits)
+        if chosen.arch not in before or budget_ms >= highest_ms:
+            return deliver(evidence, str(limits), chosen, out / str(limits), limits)
+        say(f"{limits}: {chosen.arch} again, so the budget is raised")
+        budget_ms *= RAISED
 
 
 def _placed(evidence: Evidence, low: float, high: float) -> list[float]:
@@ -124,7 +145,7 @@ def _placed(evidence: Evidence, low: float, high: float) -> list[float]:
     if best[-1] <= least:
         return [_rounded_up(low + share * (high - low)) for share in shares]
     first = [int(np.argmax(best >= least + share * (best[-1] - least))) for share in shares]
-    return sorted({_rounded_up(MARGIN * asked[i]) for i in first})
+    return [_rounded_up(MARGIN * asked[i]) for i in first]
 
 
 def _rounded_up(value: float) -> float:

@@ -21,8 +21,7 @@ from onceforall.families import Family
 from onceforall.families.fixed import Fixed
 from onceforall.files import read_json, write_json
 from onceforall.supernet import load_network, score, start, tasks
-from onceforall.training import Alone, Group, Settings, Static
-from onceforall.training.folder import NETWORK
+from onceforall.training import Alone, Group, Settings, Static, folder
 from onceforall.training.loop import Outcome
 
 CARD = "card.json"  # in the run's folder: what the network is, and its scores
@@ -76,6 +75,7 @@ def finetune(
     _check(given, data, teacher)
     settings = _settled(given, settings, same, teacher is not None)
     family = _family(given.family, len(data.classes), settings.dropout)
+    folder.goes_on(out, settings, data, resume, group)  # refused before anything is said of it
     network = family.fresh(given.arch, torch.Generator().manual_seed(settings.seed))
     start.load(network, given.network.state_dict(), head=same)
     alone = Alone(network, family, given.arch, teacher)
@@ -85,7 +85,7 @@ def finetune(
     )
     done = training.train(out, settings, data, resume=resume, group=group, about=about, alone=alone)
     card = _card(out, settings, data, group.device) if group.first else {}
-    return Finetuned(out / NETWORK, done, card)
+    return Finetuned(out / folder.NETWORK, done, card)
 
 
 def with_epochs(settings: Settings, images: int, epochs: float | None = None) -> Settings:
@@ -156,7 +156,7 @@ def _card(out: Path, settings: Settings, data: Data, device: torch.device) -> di
     if path.exists():
         found: dict[str, Any] = read_json(path)
         return found
-    network, arch, facts = load_network(out / NETWORK)
+    network, arch, facts = load_network(out / folder.NETWORK)
     network.to(device)
     metric = tasks.get(settings.task).metric
     scores = {

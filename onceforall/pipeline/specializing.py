@@ -57,8 +57,8 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
     chosen = choose(evidence, limits, seed=seed)
     if before is None:
         return deliver(evidence, str(limits), chosen, out, limits)
-    if before.arch != chosen.latency.arch:
-        raise InputError(f"{out}: exists already, and {chosen.latency.arch} is better now")
+    if before.arch != chosen.arch:
+        raise InputError(f"{out}: exists already, and {chosen.arch} is better now")
     return before
 
 

@@ -25,8 +25,9 @@ from onceforall.errors import InputError, choices
 from onceforall.files import read_json, remove_leftovers, write_atomically, write_json
 from onceforall.supernet import checkpoint
 from onceforall.training import checkpoints, guards
-from onceforall.training.ranks import Group
-from onceforall.training.settings import Settings, settings_from_dict
+from onceforall.training.config import settings_from_dict
+from onceforall.training.ranks import Group, restarted
+from onceforall.training.settings import Settings
 
 SETTINGS = "settings.json"  # names in a run's folder
 TEACHER = "teacher.safetensors"
@@ -98,6 +99,18 @@ def check(run: Path, settings: Settings, data: Data, resume: bool) -> None:
         raise InputError(f"{run}: no run to resume there")
     elif run.exists() and not (run.is_dir() and all(map(_of_a_start, run.iterdir()))):
         raise InputError(f"{run}: exists and is not a run; name another folder")
+
+
+def goes_on(run: Path, settings: Settings, data: Data, resume: bool, group: Group) -> bool:
+    """Whether a run goes on with what is in the folder: where it is asked to, or where torchrun has
+    started its processes again.
+
+    Raises:
+        InputError: as `check`, in all processes.
+    """
+    resume = resume or (group.any(restarted()) and (run / SETTINGS).exists())
+    group.together(lambda: check(run, settings, data, resume))
+    return resume
 
 
 def _of_a_start(path: Path) -> bool:

@@ -1,5 +1,5 @@
 """What keeps a run from being lost: signals that stop it in order, disks that are full, losses and
-labels that are none."""
+labels that are none, batches that cannot be divided."""
 
 from __future__ import annotations
 
@@ -73,6 +73,21 @@ def written(path: Path, kept: str = "") -> Iterator[None]:
         raise InputError(
             f"{path}: cannot be written: {reason}; {kept}make room, then --resume"
         ) from None
+
+
+def refuse_batch(batch: int, parts: int, processes: int, data: Data) -> None:
+    """Raises InputError where a batch cannot be divided among processes that run their share in so
+    many parts each."""
+    if batch > len(data.train):
+        raise InputError(f"batch_size: {batch} is more than the {len(data.train)} images")
+    if batch % (processes * parts):
+        by = f"{processes} processes" + (f" of {parts} parts each" if parts > 1 else "")
+        raise InputError(f"batch_size: {batch} cannot be divided among {by}")
+    if batch < 2 * processes * parts:
+        raise InputError(
+            f"batch_size: {batch} is not enough for {processes * parts} parts:"
+            " batch norm needs 2 images or more in each"
+        )
 
 
 def refuse_labels(data: Data) -> None:

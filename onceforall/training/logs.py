@@ -143,6 +143,16 @@ def _parsed(text: str) -> dict[str, Any] | None:
     return None
 
 
+def scores_shown(scores: Mapping[str, float], metric: Metric, alone: bool) -> str:
+    """Validation scores as people read them: "93.4% largest, 88.8% smallest"; of a network alone
+    without a name."""
+    return ", ".join(
+        f"{value:.1f}{metric.unit}"
+        + ("" if alone else f" {name.removeprefix(f'{metric.name}_').replace('_', ' ')}")
+        for name, value in scores.items()
+    )
+
+
 def need_board() -> Any:
     """What writes for TensorBoard.
 

@@ -35,7 +35,7 @@ from onceforall.training.guards import (
 from onceforall.training.job import Job
 from onceforall.training.logs import Meter, Reading, memory_bytes
 from onceforall.training.optimizers import clipped, gradients_of, step_unless
-from onceforall.training.ranks import Group, restarted
+from onceforall.training.ranks import Group
 from onceforall.training.settings import Settings
 
 
@@ -70,12 +70,11 @@ def train(
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
     """
     group = group or Group()
-    resume = resume or (group.any(restarted()) and (run / folder.SETTINGS).exists())
     versions = {"torch": torch.__version__, "onceforall": __version__}
     group.agree({**folder.alike(settings, data), **versions})
     cuda = [torch.cuda.current_device()] if group.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), numbers(settings):
-        group.together(lambda: folder.check(run, settings, data, resume))
+        resume = folder.goes_on(run, settings, data, resume, group)
         job = group.together(lambda: Job(run, settings, data, group, alone))
         group.together(lambda: folder.make(run, group))
         with folder.locked(run, group):
@@ -93,7 +92,7 @@ def steps(job: Job) -> Outcome:
     state, settings, group, total = job.state, job.settings, job.group, job.curriculum.steps
     if state.step == 0 and job.teacher is not None:
         job.save_teacher()
-    if state.step == total and group.any(group.first and job.has_result()):
+    if state.step == total and group.any(group.first and job.keeper.has_result()):
         if group.first:
             say(f"{job.folder}: trained to its end already, {total} steps; nothing to do")
         return Outcome(job.folder, state.step, state.seconds, job.log.latest)
@@ -128,7 +127,7 @@ def steps(job: Job) -> Outcome:
                 state.seconds, since = state.seconds + now - since, now
                 if ended or not meter.in_a_row:  # else the weights may be past help
                     state.skipped += meter.skips()
-                    job.save()
+                    job.keeper.save()
                 saved = time.monotonic()
             if stop:
                 group.wait()  # until the first has written it: one that ends may end the others
@@ -148,7 +147,7 @@ def train_step(job: Job, phase: Phase, k: int, batch: Batch) -> tuple[Tensor, Te
     slots = phase.draw(job.settings.seed, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     for part, piece in enumerate(batch.pieces(parts)):
-        losses = job.objective.losses(job.forward, job.teach(), phase, slots, *piece)
+        losses = job.objective.losses(job.forward, job.teacher, phase, slots, *piece)
         for i, found in enumerate(losses):
             if part + 1 == parts and i + 1 == len(slots):
                 job.means.last(job.student.borrowed(found.arch))
