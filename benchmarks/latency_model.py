@@ -22,11 +22,13 @@ from onceforall import devices, families
 from onceforall.devices import Target
 from onceforall.families import Family
 from onceforall.pipeline import collecting
+from onceforall.pipeline.latency_models import collect_until_predicted
 from onceforall.predictors import fit_latency
 from onceforall.records import read_labels
 from onceforall.space import Arch
 
 HELD_OUT = 40
+TARGET = 0.5  # percent: never reached, so that all of the time is used
 RESOLUTIONS = (128, 160, 192, 224)
 
 
@@ -48,12 +50,7 @@ def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict
     first = timed(family, target, tests)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.jsonl"
-        start = time.monotonic()
-        n = 0
-        while time.monotonic() - start < seconds:
-            n += devices.TOGETHER
-            collecting.collect_latencies(family, target, n, path, seed=1)
-        spent = time.monotonic() - start
+        done = collect_until_predicted(family, target, path, error=TARGET, seconds=seconds, seed=1)
         labels = read_labels(path, space, collecting.LATENCY, positive=True, device=str(target))
     start = time.monotonic()
     predictor = fit_latency(labels)
@@ -64,7 +61,8 @@ def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict
     found: dict[str, object] = {
         "device": str(target),
         "records": len(labels),
-        "seconds_measuring": round(spent),
+        "seconds_measuring": round(done.seconds),
+        "noise_of_one": round(done.noise, 2),
         "seconds_fitting": round(fitting),
         **{f"model_{k}": v for k, v in errors(predicted, measured).items()},
         **{f"noise_{k}": v for k, v in errors(second, first).items()},

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from onceforall.cli.units import quantity
 from onceforall.errors import InputError
+from onceforall.units import quantity
 
 RECIPE = """
 family: mbv3_mini

@@ -26,7 +26,7 @@ ROOMS: list[set[str]] = [
     {"costs"},
     {"families"},
     {"space"},
-    {"files", "plugins", "progress"},
+    {"columns", "files", "plugins", "progress", "units"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit, table
+from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net
 from onceforall.cli.networks import Batch, Device, Precision, Resolution, Threads, resolved
+from onceforall.columns import Column, table
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,12 @@ def devices(
             }
         )
     shown = table(
-        ["device", "opens", "precisions", "runtime"],
+        [
+            "device",
+            Column("opens", drop=2, left=True),
+            Column("precisions", left=True),
+            Column("runtime", drop=1, left=True),
+        ],
         [
             [
                 row["name"] + (" (estimates)" if row["estimated"] else ""),

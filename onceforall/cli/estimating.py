@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from onceforall.cli.common import emit, table
+from onceforall.cli.common import emit
+from onceforall.columns import Column, table
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -120,8 +121,12 @@ def _about(
 
 
 def _phases(stretches: list[Stretch], batch: int) -> str:
-    headers = ["phase", "steps", "images", "ms a step", "images", "ms a step", "last backward"]
-    headers += ["gradients", "validation"]
+    columns: list[Column | str] = [
+        *("phase", "steps", "images", "ms\na step", "images", "ms\na step"),
+        Column("last backward\nms", drop=3),
+        Column("gradients\nMB", drop=2),
+        Column("validation\nms an image", drop=1),
+    ]
     rows = []
     for at in stretches:
         rows.append(
@@ -130,24 +135,28 @@ def _phases(stretches: list[Stretch], batch: int) -> str:
                 f"{at.steps(batch):,}",
                 *(x for p in (at.few, at.many) for x in (f"{p.images}", f"{1e3 * p.seconds:.4g}")),
                 f"{1e3 * at.many.last_backward:.4g}",
-                f"{at.gradients / 1e6:.3g} MB",
-                f"{1e3 * at.look:.3g} ms/image",
+                f"{at.gradients / 1e6:.3g}",
+                f"{1e3 * at.look:.3g}",
             ]
         )
-    return table(headers, rows)
+    return table(columns, rows)
 
 
 def _plans(plans: list[Plan]) -> str:
-    headers = ["devices", "images each", "steps", "hours", "GiB each", "communication"]
-    headers += ["validation", "images/s"]
+    columns: list[Column | str] = [
+        *("devices", "images\neach", "steps", "hours", "GiB\neach"),
+        Column("communication\n%", drop=2),
+        Column("validation\n%", drop=1),
+        Column("images/s", drop=3),
+    ]
     priced = any(p.dollars is not None for p in plans)
     rows = []
     for p in plans:
         row = [f"{p.devices}", f"{p.each}", f"{p.steps:,}", f"{p.hours:,.4g}"]
         row += [f"{p.memory / 2**30:.1f}" if p.memory else "?"]
-        row += [f"{100 * p.communication:.1f}%", f"{100 * p.validation:.1f}%", f"{p.images:,.0f}"]
+        row += [f"{100 * p.communication:.1f}", f"{100 * p.validation:.1f}", f"{p.images:,.0f}"]
         rows.append(row + ([f"{p.dollars:,.2f}"] if p.dollars is not None else []))
-    return table([*headers, *(["dollars"] if priced else [])], rows)
+    return table([*columns, *(["dollars"] if priced else [])], rows)
 
 
 def _measured(at: Stretch, batch: int) -> dict[str, Any]:

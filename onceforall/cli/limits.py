@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onceforall.cli.objectives import loaded, mean_of
-from onceforall.cli.units import quantity
 from onceforall.errors import InputError
+from onceforall.units import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

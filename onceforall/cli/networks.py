@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit, table
+from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, Weights, calibration_images
+from onceforall.columns import table
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit
+from onceforall.cli.common import Json, command, emit
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ def accuracy(
             seed=seed,
         )
     predictor.settings = _settings(space)
-    _finish(predictor, out, labels, as_json, covariates=list(used))
+    limit = ("--limit", "latency=latency.npz:...")
+    then = command("search", "--space", space, "--accuracy", out, *limit)
+    _finish(predictor, out, labels, as_json, then, covariates=list(used))
 
 
 @fit.command()
@@ -153,11 +155,13 @@ def latency(
         predictor = predictors.fit_latency(labels, sources, test_fraction=test_fraction, seed=seed)
     predictor.settings = _settings(space)
     drift = predictor.drift
+    search = ("search", "--space", space, "--accuracy", "accuracy.npz")
     _finish(
         predictor,
         out,
         labels,
         as_json,
+        command(*search, "--limit", f"latency={out}:..."),
         sources=[s.metric for s in sources],
         drift_percent=None if drift is None else round(100 * drift.size, 3),
     )
@@ -293,8 +297,10 @@ def _sources(text: str, space: Space, records: Path, metric: str, device: str) -
     return found
 
 
-def _finish(predictor: Predictor, out: Path, labels: Labels, as_json: bool, **more: Any) -> None:
-    """Writes the predictor, and says its held-out error."""
+def _finish(
+    predictor: Predictor, out: Path, labels: Labels, as_json: bool, then: str, **more: Any
+) -> None:
+    """Writes the predictor, and says its held-out error and what comes next."""
     from onceforall import progress
 
     report = predictor.report
@@ -320,4 +326,4 @@ def _finish(predictor: Predictor, out: Path, labels: Labels, as_json: bool, **mo
         **more,
         "warnings": [*labels.warnings, *predictor.notes],
     }
-    emit(data, as_json, "\n".join(text))
+    emit(data, as_json, "\n".join(text), then)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onceforall.cli.common import table
+from onceforall.columns import Column, table
 from onceforall.errors import InputError, choices
 
 
@@ -41,18 +41,18 @@ def shown(found: dict[str, Any], most: int = 25) -> str:
     return "\n".join(
         [
             table(
-                ["layer", "kind", "ms", "share"],
+                ["layer", Column("kind", drop=1, left=True), "ms", "share %"],
                 [
-                    [r["name"], r["kind"], f"{r['ms']:.4f}", f"{100 * r['ms'] / total:.1f}%"]
+                    [r["name"], r["kind"], f"{r['ms']:.4f}", f"{100 * r['ms'] / total:.1f}"]
                     for r in slowest
                 ],
             ),
             *([f"and {left} more (--json has all)"] if left else []),
             "",
             table(
-                ["kind", "layers", "ms", "share"],
+                ["kind", "layers", "ms", "share %"],
                 [
-                    [k, str(len(v)), f"{sum(v):.4f}", f"{100 * sum(v) / total:.1f}%"]
+                    [k, str(len(v)), f"{sum(v):.4f}", f"{100 * sum(v) / total:.1f}"]
                     for k, v in by_kind
                 ],
             ),

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit
+from onceforall.cli.common import Json, command, emit
 from onceforall.cli.networks import Batch, Device, On, Precision, Threads
-from onceforall.cli.units import quantity
 from onceforall.errors import InputError, choices
+from onceforall.units import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,9 @@ def accuracy(
         done = collecting.collect_until_settled(*asked, cost=cost, budgets=budgets, group=group)
         found |= {"added": done.added, "errors": done.errors, "settled": done.settled}
     if group.first:
-        emit(found | {"n": len(read_jsonl(path))}, as_json)
+        fit = ["fit", "accuracy", path, "--space", run, "--out", "accuracy.npz"]
+        fit += [] if metric.name == "top1" else ["--metric", metric.name]
+        emit(found | {"n": len(read_jsonl(path))}, as_json, then=command(*fit))
     ranks.leave()
 
 
@@ -184,7 +186,9 @@ def latency(
         return
     added = collecting.collect_latencies(found, target, samples, path, seed)
     n = len(read_jsonl(path))
-    emit({"path": str(path), "n": n, "added": added, "device": str(target)}, as_json)
+    fit = command("fit", "latency", path, "--space", family, "--out", "latency.npz")
+    data = {"path": str(path), "n": n, "added": added, "device": str(target)}
+    emit(data, as_json, then=fit)
 
 
 def _whole(text: str) -> list[int]:

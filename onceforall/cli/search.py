@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit, table
+from onceforall.cli.common import Json, command, emit
 from onceforall.cli.limits import budgets_of, in_unit, quantity_of, typed_limit
 from onceforall.cli.objectives import LowerBound, Origin, checker_of, facts_of, loaded
+from onceforall.columns import Column, table
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ def search(
     if out is not None:
         _write(out, searched, origin, [result.arch for result in found], rows)
         data["path"] = str(out)
-    emit(data, as_json, _text(rows, data))
+    units = {each.name: values[each.name][1] or "" for each in typed}
+    then = None if out is None or pareto else command("info", out)
+    emit(data, as_json, _text(rows, data, bound.predictor.unit, units), then)
 
 
 def _searched(name: str, accuracy: Path, resolutions: str) -> tuple[Origin, Space]:
@@ -231,19 +234,29 @@ def _write(
     records.write_csv(out, space, space.encode(archs), columns)
 
 
-def _text(rows: list[dict[str, Any]], data: dict[str, Any]) -> str:
+def _text(
+    rows: list[dict[str, Any]], data: dict[str, Any], unit: str, units: dict[str, str]
+) -> str:
     names = list(rows[0]["limits"]) if rows else []
     more = [key for key in ("uncertainty", "checked") if rows and key in rows[0]]
     lines = [
         [
-            row["arch"],
+            str(n),
             f"{row['accuracy']:.4g}",
             *(f"{row[key]:.3g}" for key in more),
             *(f"{row['limits'][name]:,.6g}" for name in names),
+            row["arch"],
         ]
-        for row in rows
+        for n, row in enumerate(rows, 1)
     ]
-    text = table(["arch", "accuracy", *more, *names], lines)
+    columns: list[Column | str] = [
+        "#",
+        f"accuracy {unit}".strip(),
+        *(Column(key, drop=1 + n) for n, key in enumerate(more)),
+        *(f"{name} {units.get(name, '')}".strip() for name in names),
+        Column("arch", left=True, below=True),
+    ]
+    text = table(columns, lines)
     text += f"\n{data['evaluations']:,} archs evaluated in {data['seconds']:.2f} s"
     text += f" ({data['method']}, seed {data['seed']})"
     if "certificate" in data:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit, table
+from onceforall.cli.common import Json, command, emit
 from onceforall.cli.nets import numbers
 from onceforall.cli.networks import Batch, On, Threads
 from onceforall.cli.records import MOST
-from onceforall.cli.units import quantity
 from onceforall.errors import InputError, choices
+from onceforall.units import quantity
 
 if TYPE_CHECKING:
-    from onceforall.devices import Target
-    from onceforall.pipeline import Limits, Run
-    from onceforall.supernet import Metric
+    from onceforall.pipeline import Run
 
 
 def specialize(
@@ -106,65 +103,25 @@ def specialize(
 
     Example: onceforall specialize runs/mine --max-latency 0.05ms --max-latency 0.08ms
     """
-    from onceforall.pipeline import gather_evidence, refuse_impossible
-    from onceforall.pipeline import specialize as make
-
-    targets = _targets(device or ["onnxruntime-cpu"], precisions, threads, batch)
-    wanted = list(_limits(max_latency or [], max_macs, max_params, max_activations))
-    opened = _opened(run, weights, data, out, (mean, std))
-    base = out or opened.folder / "specialized"
-    alone = out is not None and weights is None and len(targets) == 1
-    folders = {target: base if alone else base / str(target) for target in targets}
-    for folder in folders.values():
-        for limits in wanted:
-            if (folder / str(limits)).exists():
-                raise InputError(f"{folder / str(limits)}: exists already; name another --out")
-    for limits in wanted:
-        refuse_impossible(opened.supernet.family, limits)
-    found = opened.data()
-    rows: list[dict[str, Any]] = []
-    for target, folder in folders.items():
-        evidence = gather_evidence(
-            opened,
-            found,
-            target,
-            score_samples=samples,
-            latency_samples=samples,
-            images=images,
-            risk=risk,
-            seed=seed,
-            on=on,
-        )
-        rows += [
-            make(evidence, limits, folder / str(limits), seed=seed).to_dict() for limits in wanted
-        ]
-    _pick(rows, opened.task.metric)
-    text = _by_device(rows, opened.task.metric)
-    emit({"networks": rows, "device": choices(str(t) for t in targets)}, as_json, text)
-
-
-def _targets(devices: list[str], precisions: str, threads: int, batch: int) -> list[Target]:
-    """Every device in every precision that it has of those asked for.
-
-    Raises:
-        InputError: a device that has none of them, or that cannot be used here.
-    """
-    from onceforall.devices import Target, device_named
+    from onceforall.pipeline import budgets_of, picked, specialize_all, targets_of
+    from onceforall.report.networks import network_tables
 
     asked = [part.strip() for part in precisions.split(",")]
-    targets = []
-    for name in dict.fromkeys(devices):
-        known = device_named(name)
-        having = [p for p in dict.fromkeys(asked) if p in known.precisions]
-        if not having:
-            raise InputError(
-                f"--precisions: {known.name} has {choices(known.precisions)}, not {precisions!r}"
-            )
-        missing = known.missing()
-        if missing:
-            raise InputError(f"--device: {known.name} cannot be used here: {missing}")
-        targets += [Target(name, threads, batch, precision) for precision in having]
-    return targets
+    targets = targets_of(device or ["onnxruntime-cpu"], asked, threads, batch)
+    limits = (max_latency or [], max_macs, max_params, max_activations)
+    wanted = budgets_of(*limits, spelled=lambda name: "--" + name.replace("_", "-"))
+    opened = _opened(run, weights, data, out, (mean, std))
+    given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk}
+    cards = specialize_all(opened, targets, wanted, out, seed=seed, on=on, **given)
+    rows = [
+        {**card.to_dict(), "picked": best} for card, best in zip(cards, picked(cards), strict=True)
+    ]
+    emit(
+        {"networks": rows, "device": choices(str(t) for t in targets)},
+        as_json,
+        network_tables(rows, opened.task.metric),
+        command("report", opened.folder),
+    )
 
 
 def _opened(
@@ -196,48 +153,6 @@ def _opened(
     return run_of(supernet, data, out, source)
 
 
-def _pick(rows: list[dict[str, Any]], metric: Metric) -> None:
-    """Marks, of one budget on one device in several precisions, the network that was measured to be
-    the best: on validation images, the test is for none to choose by."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        device = row["device"].removesuffix(f"-{row['runs_in']}")
-        groups.setdefault((device, row["name"]), []).append(row)
-    for group in groups.values():
-        best = max(group, key=lambda row: row[f"{metric.name}_validation"])
-        for row in group:
-            row["picked"] = row is best
-
-
-def _by_device(rows: list[dict[str, Any]], metric: Metric) -> str:
-    """A table a device."""
-    names = list(dict.fromkeys(row["device"] for row in rows))
-    parts = []
-    for name in names:
-        own = [row for row in rows if row["device"] == name]
-        parts.append((f"{name}\n" if len(names) > 1 else "") + network_table(own, metric))
-    beaten = [f"{r['folder']}/{r['file']}" for r in rows if not r["picked"]]
-    if beaten:
-        parts.append("better in another precision: " + choices(beaten))
-    return "\n\n".join(parts)
-
-
-def _limits(
-    latencies: list[str], macs: str | None, params: str | None, activations: str | None
-) -> Iterable[Limits]:
-    from onceforall.pipeline import Limits
-
-    rest = {
-        "macs": quantity("--max-macs", macs, "MACs"),
-        "params": quantity("--max-params", params, "parameters"),
-        "peak_activation_bytes": quantity("--max-activations", activations, "bytes"),
-    }
-    if not latencies:
-        yield Limits(**rest)
-    for latency in latencies:
-        yield Limits(latency_ms=quantity("--max-latency", latency, "ms"), **rest)
-
-
 def demo(
     out: Annotated[
         Path | None, typer.Option(help="The folder; a new one in runs/ where left out.")
@@ -257,17 +172,18 @@ def demo(
     Example: onceforall demo
     """
     from onceforall.pipeline import demonstration as whole
+    from onceforall.report.networks import network_table
     from onceforall.supernet import CLASSIFICATION
 
     budgets = [quantity("--budget", text, "ms") for text in budget] if budget else None
     result = whole.demo(
         out or _fresh(), [b for b in budgets if b is not None] if budgets else None, data
     )
-    text = [network_table(result["networks"], CLASSIFICATION.metric), ""]
+    text = [network_table(result["networks"], CLASSIFICATION.metric, "--json, or demo.json"), ""]
     if result["plot"]:
         text.append(f"plot: {result['plot']}")
     text.append(f"everything: {result['run']} (in {result['seconds']:.0f} s)")
-    emit(result, as_json, "\n".join(text))
+    emit(result, as_json, "\n".join(text), command("report", result["run"]))
 
 
 def _fresh() -> Path:
@@ -277,39 +193,3 @@ def _fresh() -> Path:
         n += 1
         path = Path(f"runs/demo-{n}")
     return path
-
-
-def network_table(rows: list[dict[str, Any]], metric: Metric) -> str:
-    """Predicted beside measured, a row a network."""
-    headers = [
-        "budget",
-        "params",
-        "MACs",
-        f"{metric.label} predicted",
-        "validation",
-        "test",
-        "ms predicted",
-        "measured",
-        "file",
-        "arch",
-    ]
-    shown = [
-        [
-            row["name"],
-            f"{row['params'] / 1000:.1f}k",
-            f"{'at least ' if row['uncovered'] else ''}{row['macs'] / 1e6:.2f}M",
-            _plain(row[f"{metric.name}_predicted"], metric),
-            _plain(row[f"{metric.name}_validation"], metric),
-            _plain(row[f"{metric.name}_test"], metric),
-            f"{row['latency_predicted_ms']:.4f}",
-            f"{row['latency_measured_ms']:.4f}",
-            f"{row['folder']}/{row['file']}",
-            row["arch"].partition("@")[2],
-        ]
-        for row in rows
-    ]
-    return table(headers, shown)
-
-
-def _plain(value: float, metric: Metric) -> str:
-    return f"{value:.2f}" if metric.unit == "%" else f"{value:.4g}"

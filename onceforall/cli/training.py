@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onceforall.cli.common import Json, emit
+from onceforall.cli.common import Json, command, emit
 from onceforall.cli.nets import Net, Weights
 from onceforall.cli.networks import Resolution, resolved
 from onceforall.errors import InputError, choices
@@ -138,7 +138,8 @@ def train(
     done = training.train(out, settings, found, resume=resume, group=group, about=about)
     if group.first:
         result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 1)}
-        emit({**result, **done.metrics}, as_json)
+        then = command("specialize", done.run, "--max-latency", "...")
+        emit({**result, **done.metrics}, as_json, then=then)
     ranks.leave()
 
 
@@ -233,7 +234,8 @@ def finetune(
         result = {"path": str(done.path), "run": str(out), "steps": done.training.steps}
         result |= {"seconds": round(done.training.seconds, 1), **done.training.metrics}
         scores = {k: v for k, v in done.card.items() if k not in ("data", "weights")}
-        emit({**result, **scores}, as_json)
+        then = command("export", done.path, done.path.with_suffix(".onnx"))
+        emit({**result, **scores}, as_json, then=then)
     ranks.leave()
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onceforall.cli.common import Json, emit, table
+from onceforall.cli.common import Json, emit
+from onceforall.columns import Column, table
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -60,13 +61,23 @@ def _list(entries: list[dict[str, Any]]) -> str:
     def cell(value: Any) -> str:
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
-    headers = ["id", "device", "ms", "px", "top-1", "top-5", "params M", "MACs M", "here"]
+    columns: list[Column | str] = [
+        Column("id"),
+        Column("device", drop=5, left=True),
+        Column("ms", drop=6),
+        Column("px", drop=3),
+        "top-1 %",
+        Column("top-5 %", drop=1),
+        Column("params M", drop=2),
+        Column("MACs M", drop=7),
+        Column("here", drop=4, left=True),
+    ]
     keys = ("id", "device", "latency_ms", "resolution", "top1", "top5", "params_millions")
     rows = [
         [*(cell(e[k]) for k in keys), cell(e["macs_millions"]), "yes" if e["cached"] else ""]
         for e in entries
     ]
-    return table(headers, rows)
+    return table(columns, rows, "--json, or `onceforall zoo ID`")
 
 
 def convert(

@@ -4,7 +4,7 @@ One file a format, and a table of them (`formats`); `exporting` writes and check
 and run is a copy on the CPU, wherever the network is. Knows an `nn.Module`, never an arch.
 """
 
-from onceforall.export.exporting import Exported, export, moved, write_for_timing
+from onceforall.export.exporting import Exported, copied, export, write_for_timing
 from onceforall.export.formats import Format, format_named, format_of, formats
 from onceforall.export.onnx import to_onnx
 from onceforall.export.opened import Opened, is_exported
@@ -18,7 +18,7 @@ __all__ = [
     "format_of",
     "formats",
     "is_exported",
-    "moved",
+    "copied",
     "to_onnx",
     "write_for_timing",
 ]

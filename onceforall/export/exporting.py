@@ -91,15 +91,13 @@ def export(
     return replace(done, path=path)
 
 
-def moved(done: Exported, to: Path) -> Exported:
+def copied(done: Exported, to: Path) -> Exported:
     """The file under another name, on any disk; whole or not at all, and never over another."""
     form = format_named(done.format)
     for file in form.files(to):
         refuse_existing(file)
     for source, wanted in reversed(list(zip(form.files(done.path), form.files(to), strict=True))):
         write_atomically(wanted, partial(_copy, source))
-    for source in form.files(done.path):
-        source.unlink()
     return replace(done, path=to)
 
 

@@ -7,10 +7,12 @@ or of the same machine and runtime.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +29,16 @@ from onceforall.families.layers import Layer
 from onceforall.families.settings import changed, of_networks
 from onceforall.predictors import choose, fit_accuracy, stalled
 from onceforall.progress import say, track
-from onceforall.records import Record, add, appending, read_labels, refuse_others
+from onceforall.records import (
+    Record,
+    add,
+    add_all,
+    appending,
+    comparable,
+    read_jsonl,
+    read_labels,
+    refuse_others,
+)
 from onceforall.space import Arch, Population, Table
 from onceforall.supernet import TOP1, Metric, Score, SuperNet, calibrated, checkpoint, score
 from onceforall.training import Group
@@ -109,7 +120,7 @@ def _score_archs(
         for arch in turn[group.rank : group.rank + 1]:
             network = calibrated(supernet, arch, data)
             found = score(network, arch.resolution, data.validation, metric, limit=limit)
-            records.append(_scored(supernet, arch, found, facts))
+            records.append(score_record(supernet, arch, found, facts))
         return records
 
     with appending(path) if group.first else nullcontext() as file:
@@ -124,26 +135,26 @@ def add_score(
     path: Path, supernet: SuperNet, data: Data, images: int, arch: Arch, found: Score
 ) -> None:
     """Appends what was just scored, as `collect_scores` does, unless the file has it."""
-    metric = found.metric
-    if arch not in _archs(scores_in(path, supernet, data, metric)):
-        facts = score_facts(supernet, data, images)
-        with appending(path) as file:
-            add(file, _scored(supernet, arch, found, facts))
+    if arch not in _archs(scores_in(path, supernet, data, found.metric)):
+        add_all(path, [score_record(supernet, arch, found, score_facts(supernet, data, images))])
 
 
-def _scored(supernet: SuperNet, arch: Arch, found: Score, facts: Mapping[str, Any]) -> Record:
+def score_record(supernet: SuperNet, arch: Arch, found: Score, facts: Mapping[str, Any]) -> Record:
+    """Of what was just scored; `facts` is what it is of."""
     of, settings = found.metric, of_networks(supernet.family)
     return Record(arch, of.name, found.value, of.unit, provenance=facts, settings=settings)
 
 
-def score_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
+def score_facts(
+    supernet: SuperNet, data: Data, images: int, split: str = "validation"
+) -> dict[str, Any]:
     """What a score is of: the supernet, by a digest of its weights, and the first `images` of
-    validation, those included that cannot be read."""
+    a split, those included that cannot be read."""
     return {
         "supernet": digest(supernet),
         "data": data.name,
-        "split": "validation",
-        "images_digest": data.digest("validation"),
+        "split": split,
+        "images_digest": data.digest(split),
         "images": images,
     }
 
@@ -257,21 +268,38 @@ def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: 
     for group in track(groups, "latency records"):
         networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
         times = devices.measure_many(target, networks, ROUNDS)
-        add_latencies(path, family, target, group, times)
+        add_all(path, latency_records(family, target, group, times))
     return len(missing)
 
 
-def add_latencies(
-    path: Path, family: Family, target: Target, archs: Sequence[Arch], times: Sequence[Latency]
-) -> None:
-    """Appends what was just measured on this machine."""
+def latency_records(
+    family: Family,
+    target: Target,
+    archs: Sequence[Arch],
+    times: Sequence[Latency],
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Record]:
+    """Of what was just measured on this machine; `more` is what else is known of it."""
     circumstances, settings = devices.provenance(target), of_networks(family)
-    with appending(path) as file:
-        for arch, time in zip(archs, times, strict=True):
-            spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
-            spread |= {} if time.noise is None else {"noise": time.noise}
-            facts = spread | dict(time.facts) | circumstances
-            add(file, Record(arch, LATENCY, time.median_ms, "ms", str(target), facts, settings))
+    records = []
+    for arch, time in zip(archs, times, strict=True):
+        spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
+        spread |= {} if time.noise is None else {"noise": time.noise}
+        facts = spread | dict(time.facts) | circumstances | dict(more)
+        records.append(Record(arch, LATENCY, time.median_ms, "ms", str(target), facts, settings))
+    return records
+
+
+def latency_file(folder: Path, target: Target) -> Path:
+    """Where a run keeps latencies of a target: those of another machine, or of another version of
+    the runtime, are left in a file of their own."""
+    for n in itertools.count(1):
+        path = folder / f"latency-{target}{'' if n == 1 else f'-{n}'}.jsonl"
+        known = read_jsonl(path) if path.exists() else []  # a damaged file is said, not passed over
+        here = devices.provenance(target)
+        if all(comparable(record, here) for record in known):
+            return path
+    raise AssertionError
 
 
 def latencies_in(path: Path, target: Target) -> list[Record]:

@@ -6,28 +6,26 @@ Knows what is known of the supernet (`Evidence`); nothing of how a network was c
 from __future__ import annotations
 
 import copy
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from onceforall import devices
 from onceforall.costs import cost
-from onceforall.data import Images
-from onceforall.export import Exported, Opened, export, moved
-from onceforall.files import write_json, write_text
+from onceforall.errors import InputError
+from onceforall.export import copied
+from onceforall.files import read_json, write_json, write_text
 from onceforall.pipeline.collecting import digest, shape_of
-from onceforall.pipeline.evidence import Evidence
-from onceforall.pipeline.limits import Limits
+from onceforall.pipeline.evidence import BUSY, Evidence
+from onceforall.pipeline.limits import TOLD, Limits
+from onceforall.records import Record
 from onceforall.report.card import markdown
 from onceforall.space import Arch
-from onceforall.supernet import Metric, calibrated, save_network, score, unlabelled_batches
+from onceforall.supernet import Metric, save_network
 
-CALIBRATED_ON = 300  # training images, in int8
-COMPARED_ON = 200  # validation images, on which file and network should agree
+CARD = "card.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Card:
     runs_in: str = "fp32"  # on the device
     max_abs_diff: float | None = None  # of the exported file's outputs, against PyTorch
     agreement: float | None = None  # share of images whose first class is PyTorch's
+    told: dict[str, float] = field(default_factory=dict)  # by the device: SRAM, flash, energy
     uncovered: tuple[str, ...] = ()  # operations that MACs and activations leave out
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,73 +68,45 @@ class Card:
                 found[key] = value
         return {**found, "arch": str(self.arch), "uncovered": list(self.uncovered)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], metric: Metric) -> Card:
+        """The card that `to_dict` wrote."""
+        found = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        for key in ("predicted", "validation", "test"):
+            found[key] = data[f"{metric.name}_{key}"]
+        found |= {"metric": metric, "uncovered": tuple(data["uncovered"])}
+        return cls(**{**found, "arch": Arch.parse(data["arch"])})
+
 
 @dataclass(frozen=True)
-class Timed:
-    """A calibrated network, and its latency as it was measured for the card."""
+class Chosen:
+    """An arch, by the latency of the file that is to be delivered, or of the network on a device
+    that runs networks of this process."""
 
-    arch: Arch
-    network: nn.Module
-    exported: Exported  # its file, which was timed, where the device opens files
-    folder: TemporaryDirectory  # of that file, until it is delivered
-    latency_ms: float
-    disturbed: bool  # whether the machine was busy otherwise
+    latency: Record
     qualified_ms: float | None = None  # its latency when it was a candidate
 
 
-def calibrated_and_timed(evidence: Evidence, arch: Arch) -> Timed:
-    """Calibrated, exported, checked on real images; the file that will be delivered is timed, or
-    the network itself on a device that runs networks of this process."""
-    network = calibrated(evidence.supernet, arch, evidence.data)
-    target, data = evidence.target, evidence.data
-    form = target.delivered_format
-    own = copy.deepcopy(network).cpu()
-    images = _images(data.train, arch.resolution, CALIBRATED_ON, own)
-    facts = {
-        "arch": str(arch),
-        "resolution": arch.resolution,
-        **data.facts(),
-        "supernet": digest(evidence.supernet),
-        "task": evidence.task.name,
-    }
-    folder = TemporaryDirectory()
-    exported = export(
-        own,
-        shape_of(evidence.supernet.family, arch),
-        Path(folder.name) / f"network{form.suffix}",
-        form.name,
-        facts,
-        precision=target.file_precision(form),
-        calibration=images,
-        images=_images(data.validation, arch.resolution, COMPARED_ON, own),
-    )
-    timed = network if target.format is None else exported.path
-    (time,) = evidence.measure_latencies([timed], [arch])
-    return Timed(arch, network, exported, folder, time, devices.disturbed(target))
-
-
-def _images(images: Images, resolution: int, n: int, network: nn.Module) -> Tensor:
-    """(n, C, H, W) of them, as they are evaluated."""
-    return torch.cat(list(unlabelled_batches(images, resolution, n, network)))
-
-
 def deliver(
-    evidence: Evidence, name: str, timed: Timed, out: Path, limits: Limits | None = None
+    evidence: Evidence,
+    name: str,
+    chosen: Chosen,
+    out: Path,
+    limits: Limits | None = None,
 ) -> Card:
-    """Evaluates the file of a calibrated network on the test set, puts it in its place, and writes
-    the card that says it all."""
-    arch, metric = timed.arch, evidence.metric
-    family = evidence.supernet.family
-    network = copy.deepcopy(timed.network).cpu()
+    """Evaluates the file of an arch on the test set, puts it in its place, and writes the card
+    that says it all."""
+    latency, metric = chosen.latency, evidence.metric
+    arch = latency.arch
+    family, made = evidence.supernet.family, evidence.file(chosen.latency.arch)
+    network = copy.deepcopy(made.network).cpu()
     counts = cost(network, shape_of(family, arch))
-    file = Opened(timed.exported.path, max(evidence.target.threads, 1))
-    test = score(file, arch.resolution, evidence.data.test, metric)
-    validation = evidence.scores[arch]
-    if timed.exported.precision != "fp32":  # what int8 costs is measured, too
-        validation = score(file, arch.resolution, evidence.data.validation, metric).value
-    exported = moved(timed.exported, out / timed.exported.path.name)
+    test = evidence.score_file_of(arch, "test")
+    folder = out.with_name(f".{out.name}.unfinished")  # becomes `out` when it is whole
+    shutil.rmtree(folder, ignore_errors=True)
+    exported = copied(made.exported, folder / made.exported.path.name)
     about = {"data": evidence.data.facts(), "task": evidence.task.name}
-    save_network(out / "network.safetensors", network, family, arch, about)
+    save_network(folder / "network.safetensors", network, family, arch, about)
     population = evidence.supernet.space.encode([arch])
     given = {} if limits is None else {k: v for k, v in vars(limits).items() if v is not None}
     card = Card(
@@ -146,12 +117,13 @@ def deliver(
         peak_activation_bytes=counts.peak_activation_bytes,
         metric=metric,
         predicted=float(evidence.score_predictor.predict(population).mean[0]),
-        validation=validation,
+        validation=evidence.scores[arch],
         test=test.value,
         latency_predicted_ms=float(evidence.latency_predictor.predict(population).mean[0]),
-        latency_measured_ms=timed.latency_ms,
-        latency_qualified_ms=timed.qualified_ms,
-        disturbed=timed.disturbed,
+        latency_measured_ms=latency.value,
+        latency_qualified_ms=chosen.qualified_ms,
+        disturbed=latency.provenance.get(BUSY, False),
+        told={k: latency.provenance[k] for k in TOLD if k in latency.provenance},
         limits=given,
         device=str(evidence.target),
         folder=str(out),
@@ -166,19 +138,45 @@ def deliver(
     )
     written = {
         **card.to_dict(),
-        "test_images": test.images,
+        "test_images": test.provenance["scored"],
         "data": evidence.data.facts(),
         "supernet": digest(evidence.supernet),
         **devices.provenance(evidence.target),
     }
-    write_text(out / "card.md", markdown(written, metric.name, metric.label, metric.unit))
-    write_json(out / "card.json", written)
+    write_text(folder / "card.md", markdown(written, metric.name, metric.label, metric.unit))
+    write_json(folder / CARD, written)
+    folder.rename(out)
     return card
+
+
+def delivered_before(evidence: Evidence, limits: Limits, out: Path) -> Card | None:
+    """The card of a network that was delivered to the folder, of the same supernet for the same
+    device and limits; None: nothing was.
+
+    Raises:
+        InputError: the folder holds anything else.
+    """
+    path = out / CARD
+    if not out.exists():
+        return None
+    wanted = {
+        "supernet": digest(evidence.supernet),
+        "device": str(evidence.target),
+        "limits": {k: v for k, v in vars(limits).items() if v is not None},
+    }
+    found = read_json(path) if path.exists() else {}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{out}: exists already, and holds no network of {name} {value}; name another"
+                " folder or remove it first"
+            )
+    return Card.from_dict(found, evidence.metric)
 
 
 def reference(evidence: Evidence, name: str, arch: Arch, out: Path) -> Card:
     """A given arch, treated as specialised ones are: the largest and the smallest, to compare."""
-    timed = calibrated_and_timed(evidence, arch)
     evidence.measure_score(arch)
-    evidence.delivered[arch] = timed.latency_ms
-    return deliver(evidence, name, timed, out)
+    latency = evidence.time_file(evidence.file(arch))
+    evidence.delivered[arch] = latency
+    return deliver(evidence, name, Chosen(latency), out)

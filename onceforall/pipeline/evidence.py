@@ -2,8 +2,8 @@
 fitted to them.
 
 `gather_evidence` collects the records that are not there yet and fits both predictors on
-them. Records are kept in the run's folder, and what is measured later is added to them;
-predictors are fitted anew each time, which takes seconds.
+them. Records are kept in the run's folder, what is measured later is added to them, and what was
+measured is not measured again; predictors are fitted anew each time, which takes seconds.
 """
 
 from __future__ import annotations
@@ -11,37 +11,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from onceforall import devices
+from onceforall.costs import cost_table
 from onceforall.data import Data
 from onceforall.devices import Target
+from onceforall.errors import InputError
+from onceforall.export import Opened, write_for_timing
 from onceforall.families.settings import changed
 from onceforall.pipeline import collecting
+from onceforall.pipeline.limits import TOLD
+from onceforall.pipeline.ready import Ready, ready
 from onceforall.pipeline.runs import Run
 from onceforall.predictors import Predictor, Report, fit_accuracy, fit_latency
 from onceforall.progress import say
-from onceforall.records import Labels, read_labels
-from onceforall.space import Arch
+from onceforall.records import Labels, Record, Store, read_labels
+from onceforall.space import Arch, Population
 from onceforall.supernet import Metric, Score, SuperNet, Task, calibrated, score, torch_device
 
 FAR = 2.5  # standard deviations between a prediction and a measurement that disagree
 TIMING_ROUNDS = 15
+MEASURED = "measured.jsonl"  # in a run's folder: what predictors are not fitted to
+BUSY = "disturbed"  # named by records that were measured while something else kept the machine busy
+FILE = "file_digest"  # named by records of a file that is to be delivered
 
 
 @dataclass
 class Evidence:
     """Measured values of a supernet's archs, and the predictors fitted to them; both grow.
 
+    What was measured before, of the same weights, images, machine and runtime, is not measured
+    again: it is found in `store`.
+
     Attributes:
         images: of validation that the score records stand on.
+        told: what the device tells beside its times (SRAM, flash), as it was measured so far.
         risk: standard deviations taken off a predicted score in search.
-        delivered: archs that were specialised so far, with the latest of their latencies, ms.
+        delivered: archs that were specialised so far, with the latest of their latencies.
         scores: the metric on all validation images of the archs that were candidates so far.
+        files: those written so far for archs that may be delivered.
+        sizes: bytes of the files of the smallest and the largest network, by their parameters.
+        folder: that records are kept in; None: they are not.
         score_file: of the score records, to which what is scored is added; None: to none.
         latency_file: likewise, of latencies.
+        resumed: whether a call that was interrupted is gone on with, which finds again whatever
+            it measured.
     """
 
     supernet: SuperNet
@@ -53,45 +73,145 @@ class Evidence:
     score_labels: Labels
     latency_labels: Labels
     images: int
+    told: dict[str, Labels] = field(default_factory=dict)
     risk: float = 1.0
-    delivered: dict[Arch, float] = field(default_factory=dict)
+    delivered: dict[Arch, Record] = field(default_factory=dict)
     scores: dict[Arch, float] = field(default_factory=dict)
+    files: dict[Arch, Ready] = field(default_factory=dict)
+    sizes: dict[float, int] = field(default_factory=dict)
+    folder: Path | None = None
     score_file: Path | None = None
     latency_file: Path | None = None
+    store: Store = field(default_factory=Store)
+    resumed: bool = False
 
     @property
     def metric(self) -> Metric:
         """What archs are scored by."""
         return self.task.metric
 
-    def measure_latencies(
-        self, networks: Sequence[nn.Module | Path], archs: Sequence[Arch]
-    ) -> list[float]:
-        """Median times of the archs' networks, or of their files, ms; records of them, unless
-        something else kept the machine busy."""
+    def time_archs(self, archs: Sequence[Arch]) -> list[Record]:
+        """Latencies of archs that are candidates; those not known are measured, in turns."""
+        of, device = devices.provenance(self.target), str(self.target)
+        found = {
+            arch: self.store.find(arch, collecting.LATENCY, of, device, (FILE, *self._stale))
+            for arch in archs
+        }
+        missing = [arch for arch, record in found.items() if record is None]
+        if missing:
+            networks = [self.supernet.extract(arch).eval() for arch in missing]
+            found |= dict(zip(missing, self._timed(networks, missing, {}), strict=True))
+        records = [record for record in found.values() if record is not None]
+        for name, labels in self.told.items():
+            values = [record.provenance[name] for record in records]
+            self.told[name] = _with(labels, archs, values)
+        return records
+
+    def time_file(self, ready: Ready) -> Record:
+        """The latency of a file that may be delivered, unless it is known; of the network itself on
+        a device that runs networks of this process."""
+        arch, digest = ready.arch, ready.exported.digest
+        of = devices.provenance(self.target) | {FILE: digest}
+        found = self.store.find(arch, collecting.LATENCY, of, str(self.target), self._stale)
+        if found is None:
+            timed = ready.network if self.target.format is None else ready.exported.path
+            (found,) = self._timed([timed], [arch], {FILE: digest})
+        return found
+
+    @property
+    def _stale(self) -> tuple[str, ...]:
+        """What records name that are of use to nobody but the call that made them."""
+        return () if self.resumed else (BUSY,)
+
+    def _timed(
+        self, networks: Sequence[nn.Module | Path], archs: Sequence[Arch], more: dict[str, Any]
+    ) -> list[Record]:
         family = self.supernet.family
         shapes = [collecting.shape_of(family, arch) for arch in archs]
         pairs = list(zip(networks, shapes, strict=True))
         found = devices.measure_many(self.target, pairs, TIMING_ROUNDS)
-        if self.latency_file is not None and not devices.disturbed(self.target):
-            collecting.add_latencies(self.latency_file, family, self.target, archs, found)
-        return [latency.median_ms for latency in found]
+        busy = devices.disturbed(self.target)
+        more = more | ({BUSY: True} if busy else {})
+        records = collecting.latency_records(family, self.target, archs, found, more)
+        self._keep(records, self._file(MEASURED) if busy else self.latency_file)
+        return records
 
     def measure_score(self, arch: Arch) -> float:
-        """The metric on the validation images that the score records stand on, and a record of it;
-        that on all of them is kept in `scores`."""
-        network = calibrated(self.supernet, arch, self.data)
-        first = self._score(network, arch, 0, self.images)
-        if self.score_file is not None:
-            collecting.add_score(
-                self.score_file, self.supernet, self.data, self.images, arch, first
-            )
-        self.scores[arch] = (first + self._score(network, arch, self.images, None)).value
-        return first.value
+        """The metric on the validation images that the score records stand on; that on all of
+        them, of the file where that is int8, goes to `scores`."""
+        of = collecting.score_facts(self.supernet, self.data, self.images)
+        whole = collecting.score_facts(self.supernet, self.data, len(self.data.validation))
+        known = self.store.find(arch, self.metric.name, of, without=[FILE])
+        every = self.store.find(arch, self.metric.name, whole, without=[FILE])
+        if known is None or every is None:
+            network = calibrated(self.supernet, arch, self.data)
+            first = self._score(network, arch, 0, self.images)
+            rest = first + self._score(network, arch, self.images, None)
+            fresh = collecting.score_record(self.supernet, arch, first, of)
+            if known is None:
+                known = fresh
+                self._keep([known], self.score_file)
+            if every is None:
+                every = collecting.score_record(self.supernet, arch, rest, whole)
+                self._keep([every] if of != whole else [], self._file(MEASURED))
+        self.scores[arch] = every.value
+        if self.target.file_precision(self.target.delivered_format) != "fp32":
+            self.scores[arch] = self.score_file_of(arch, "validation").value
+        return known.value
+
+    def score_file_of(self, arch: Arch, split: str) -> Record:
+        """The metric of the file that may be delivered, on all images of a split, unless it is
+        known."""
+        exported = self.file(arch).exported
+        images = getattr(self.data, split)
+        of = collecting.score_facts(self.supernet, self.data, len(images), split)
+        of |= {FILE: exported.digest}
+        found = self.store.find(arch, self.metric.name, of)
+        if found is None:
+            opened = Opened(exported.path, max(self.target.threads, 1))
+            scored = score(opened, arch.resolution, images, self.metric)
+            facts = of | {
+                "format": exported.format,
+                "precision": exported.precision,
+                "scored": scored.images,
+            }
+            found = collecting.score_record(self.supernet, arch, scored, facts)
+            self._keep([found], self._file(MEASURED))
+        return found
+
+    def file(self, arch: Arch) -> Ready:
+        """The network of an arch, calibrated, as a file that was checked and may be delivered."""
+        if arch not in self.files:
+            self.files[arch] = ready(self.supernet, self.data, self.task, self.target, arch)
+        return self.files[arch]
+
+    def file_sizes(self, population: Population) -> NDArray[np.float64]:
+        """(n,) bytes predicted of the files that archs would be delivered as: between those of the
+        smallest and the largest network, by their parameters."""
+        params = cost_table(self.supernet.family, "params")
+        space, form = self.supernet.space, self.target.delivered_format
+        if not self.sizes:
+            for arch in (space.smallest(), space.largest()):
+                shape = collecting.shape_of(self.supernet.family, arch)
+                network, precision = self.supernet.extract(arch), self.target.file_precision(form)
+                with TemporaryDirectory() as folder:
+                    path = write_for_timing(network, shape, Path(folder), form, precision)
+                    count = float(params(space.encode([arch]))[0])
+                    self.sizes[count] = form.bytes(path)
+        counts = sorted(self.sizes)
+        slope = (self.sizes[counts[-1]] - self.sizes[counts[0]]) / (counts[-1] - counts[0])
+        return self.sizes[counts[0]] + slope * (params(population) - counts[0])
 
     def _score(self, network: nn.Module, arch: Arch, start: int, limit: int | None) -> Score:
         images = self.data.validation
         return score(network, arch.resolution, images, self.metric, start=start, limit=limit)
+
+    def _file(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / name
+
+    def _keep(self, records: Sequence[Record], path: Path | None) -> None:
+        if path is not None:
+            self.store.add(path, records)
 
     def refit_latency(self, archs: Sequence[Arch], times_ms: Sequence[float]) -> None:
         """Fits the latency predictor anew with what was just measured."""
@@ -103,6 +223,16 @@ class Evidence:
         records stand on."""
         self.score_labels = _with(self.score_labels, archs, values)
         self.score_predictor = fit_accuracy(self.score_labels, unit=self.metric.unit)
+
+    def predict_told(self, name: str) -> Predictor:
+        """Fitted to all that the device told of `name` (SRAM, flash) so far.
+
+        Raises:
+            InputError: it tells nothing of it.
+        """
+        if name not in self.told:
+            raise InputError(f"limit {name}: {self.target} does not tell it")
+        return fit_latency(self.told[name])
 
 
 def disagrees(predictor: Predictor, archs: Sequence[Arch], values: Sequence[float]) -> bool:
@@ -116,6 +246,17 @@ def disagrees(predictor: Predictor, archs: Sequence[Arch], values: Sequence[floa
     return bool((np.abs(values - predicted.mean) > FAR * predicted.std).any())
 
 
+def _told(labels: Labels) -> dict[str, Labels]:
+    """What the latency records say beside times, as labels of their own."""
+    found = {}
+    for name in TOLD:
+        if name in labels.columns and (labels.columns[name] != "").all():
+            values = labels.columns[name].astype(float)
+            if (values > 0).all():
+                found[name] = replace(labels, metric=name, values=values, columns={})
+    return found
+
+
 def _with(labels: Labels, archs: Sequence[Arch], values: Sequence[float]) -> Labels:
     return replace(
         labels,
@@ -123,6 +264,14 @@ def _with(labels: Labels, archs: Sequence[Arch], values: Sequence[float]) -> Lab
         values=np.concatenate([labels.values, values]),
         columns={},
     )
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """How many of a run's records predictors were fitted on: the first of each kind."""
+
+    scores: int
+    latencies: int
 
 
 def gather_evidence(
@@ -136,24 +285,28 @@ def gather_evidence(
     risk: float = 1.0,
     seed: int = 0,
     on: str | None = None,
+    fitted_on: FittedOn | None = None,
 ) -> Evidence:
     """Collects what records are missing, fits the predictors, and says their held-out errors.
 
     Args:
+        fitted_on: the records that predictors are fitted on, where a call that was interrupted is
+            gone on with; all there are, if left out.
         on: where the supernet is put, and networks are extracted, calibrated and scored: "cuda" or
             "cpu"; the GPU where there is one, if left out.
 
     Raises:
         InputError: too few samples, or records that are not of this supernet, its data, this
-            machine and its runtime.
+            runtime.
     """
     supernet, metric = run.supernet.to(torch_device(on)), run.task.metric
     space, family, settings = supernet.space, supernet.family, changed(supernet.family)
-    scores, times = run.score_file, run.folder / f"latency-{target}.jsonl"
-    collecting.latencies_in(times, target)  # refused before the long work, not after it
+    scores, times = run.score_file, collecting.latency_file(run.folder, target)
     images = collecting.scored_on(scores, supernet, data, images, metric)
     collecting.collect_scores(supernet, data, score_samples, scores, images, seed, metric)
     score_labels = read_labels(scores, space, metric.name, settings=settings)
+    if fitted_on is not None:
+        score_labels = score_labels.take(np.arange(fitted_on.scores))
     score_predictor = fit_accuracy(score_labels, unit=metric.unit, seed=seed)
     if score_predictor.report is not None:
         error = f"{score_predictor.report.rmse:.2g} {metric.difference}"
@@ -162,6 +315,8 @@ def gather_evidence(
     labels = read_labels(
         times, space, collecting.LATENCY, positive=True, device=str(target), settings=settings
     )
+    if fitted_on is not None:
+        labels = labels.take(np.arange(fitted_on.latencies))
     latency_predictor = fit_latency(labels, seed=seed)
     if latency_predictor.report is not None:
         error = f"{latency_predictor.report.mape:.1f}%"
@@ -176,9 +331,13 @@ def gather_evidence(
         score_labels,
         labels,
         images,
+        _told(labels),
         risk,
+        folder=run.folder,
         score_file=scores,
         latency_file=times,
+        store=Store(scores, times, run.folder / MEASURED),
+        resumed=fitted_on is not None,
     )
 
 

@@ -4,15 +4,21 @@ Of a finished training run (`open_run`), or of anybody's weights (`run_of`)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from onceforall import data
 from onceforall.errors import InputError
 from onceforall.progress import say
 from onceforall.supernet import CLASSIFICATION, SuperNet, Task, load_supernet, tasks
 from onceforall.training import settings_from_dict
+
+if TYPE_CHECKING:
+    from onceforall.pipeline.deliveries import Amount, Options
+    from onceforall.pipeline.delivering import Card
+    from onceforall.pipeline.fronts import Front
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,79 @@ class Run:
             )
         return found
 
+    @overload
+    def specialize(
+        self,
+        *,
+        max_latency: Amount | None = None,
+        device: str = "onnxruntime-cpu",
+        precision: str = "fp32",
+        **options: Unpack[Options],
+    ) -> Card: ...
+    @overload
+    def specialize(  # type: ignore[overload-overlap]
+        self,
+        *,
+        max_latency: Amount | Sequence[Amount] | None = None,
+        device: str | Sequence[str] = "onnxruntime-cpu",
+        precision: str | Sequence[str] = "fp32",
+        **options: Unpack[Options],
+    ) -> list[Card]: ...
+    def specialize(
+        self,
+        *,
+        max_latency: Amount | Sequence[Amount] | None = None,
+        device: str | Sequence[str] = "onnxruntime-cpu",
+        precision: str | Sequence[str] = "fp32",
+        **options: Unpack[Options],
+    ) -> Card | list[Card]:
+        """The best network for a budget on a device, as files in RUN/specialized, and its card.
+
+        Records that are missing are made first. The file that is delivered is the one that was
+        timed and scored on the test set.
+
+        Args:
+            max_latency: such as "0.05ms"; a number is in ms.
+            device: one of `onceforall devices`, or a YAML file that describes one.
+            precision: fp32, int8, ...; of several, each device takes those that it has.
+            options: other limits `max_macs="300M"`, `max_params="5M"`, `max_activations="256KiB"`;
+                `threads` and `batch` of the device's runtime; `out`, a folder in the place of
+                RUN/specialized; `samples`, records that the predictors are fitted on; `images` of
+                validation that an arch is scored on; `risk`, `seed`, `on` as the command has them.
+
+        Returns:
+            A card; where several budgets, devices or precisions are given, in lists, a list of
+            them: by device, precision and budget.
+
+        Raises:
+            Infeasible: no arch meets a budget; says what could be met.
+            InputError: something that was given is wrong; says what would be right.
+        """
+        from onceforall.pipeline.deliveries import specialize_run
+
+        several = any(isinstance(x, (list, tuple)) for x in (max_latency, device, precision))
+        latencies = [] if max_latency is None else _listed(max_latency)
+        cards = specialize_run(self, latencies, _listed(device), _listed(precision), **options)
+        return cards if several else cards[0]
+
+    def front(self) -> Front:
+        """What was delivered so far: a row a network, which `pandas.DataFrame` takes as it is.
+
+        Raises:
+            InputError: a card is damaged.
+        """
+        from onceforall.pipeline.fronts import front_of
+
+        return front_of(self.folder, self.task.metric)
+
+    def __repr__(self) -> str:
+        name = self.source.name
+        return f"Run({str(self.folder)!r}): {self.supernet!r}, images of {name}"
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
 
 def run_of(supernet: SuperNet, images: str, folder: Path, source: data.Source | None = None) -> Run:
     """A supernet that was trained elsewhere, with images to calibrate and to score on; what is
@@ -80,7 +159,7 @@ def run_of(supernet: SuperNet, images: str, folder: Path, source: data.Source | 
     return Run(folder, supernet, {}, replace(given, name=images), own_data=False)
 
 
-def open_run(folder: Path, name: str | None = None, root: str | None = None) -> Run:
+def open_run(folder: Path | str, name: str | None = None, root: str | None = None) -> Run:
     """The run in a folder.
 
     Args:
@@ -91,6 +170,7 @@ def open_run(folder: Path, name: str | None = None, root: str | None = None) -> 
         InputError: no run there, not finished, or damaged; or its task is in a file that is not
             found.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run")
     path = folder / "supernet.safetensors"

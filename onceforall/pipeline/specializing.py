@@ -13,17 +13,19 @@ and what was measured stand side by side, and is added to the run's records.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from onceforall import devices
-from onceforall.errors import InputError
-from onceforall.pipeline.delivering import Card, Timed, calibrated_and_timed, deliver
-from onceforall.pipeline.evidence import Evidence, disagrees
+from onceforall.errors import InputError, choices
+from onceforall.pipeline.delivering import Card, Chosen, deliver, delivered_before
+from onceforall.pipeline.evidence import BUSY, Evidence, disagrees
 from onceforall.pipeline.limits import Limits, counted
+from onceforall.predictors import Predictor
 from onceforall.progress import say
+from onceforall.records import Record
 from onceforall.search import Infeasible, Limit, Objective, search
 from onceforall.space import Arch, Population
 
@@ -34,23 +36,37 @@ ROUNDS = 5  # of search and timing, until one is within the budget
 
 def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) -> Card:
     """The best network within the limits, as files in the folder `out`: `network.safetensors`,
-    `network.onnx` and `card.json`.
+    the file of the device's format, `card.json` and `card.md`. What an interrupted call delivered
+    there is found again.
 
     Raises:
         Infeasible: no arch meets the limits; says what could be met.
-        InputError: the folder exists, or nothing within the latency limit was found by measuring.
+        InputError: the folder exists and holds something else, or nothing within the limits on
+            what is measured was found.
     """
-    if out.exists():
-        raise InputError(f"{out}: exists already; name another folder or remove it first")
-    found: list[float] = []  # latencies measured last, ms
-    most = np.inf if limits.latency_ms is None else limits.latency_ms
-    tightened = limits.latency_ms
-    # latencies, ms, of the archs measured to be within the limits
+    before = delivered_before(evidence, limits, out)
+    chosen = choose(evidence, limits, seed=seed)
+    if before is None:
+        return deliver(evidence, str(limits), chosen, out, limits)
+    if before.arch != chosen.latency.arch:
+        raise InputError(f"{out}: exists already, and another network is better now")
+    return before
+
+
+def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
+    """The best arch within the limits, measured to be within them; nothing is delivered yet.
+
+    Raises:
+        Infeasible: no arch meets the limits; says what could be met.
+        InputError: nothing within the limits on what is measured was found.
+    """
+    found: list[Record] = []  # what was measured last
+    tightness = 1.0  # of the limits on what is measured, for search
     fitting = _delivered_within(evidence, limits)
-    over: dict[Arch, float] = {}  # likewise, of those that were not when measured again
+    over: set[Arch] = set()  # archs that were within the limits, and not when measured again
     for turn in range(ROUNDS):
         try:
-            proposed = propose(evidence, replace(limits, latency_ms=tightened), seed)
+            proposed = propose(evidence, limits, seed, tightness)
         except Infeasible:
             if not fitting and not found:
                 raise
@@ -58,22 +74,20 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
                 break  # what was measured says more than what is predicted by now
             proposed = []  # by prediction nothing is left, but something measured fits
         proposed = [arch for arch in proposed if arch not in fitting and arch not in over]
-        within: dict[Arch, float] = {}
+        within: list[Record] = []
         refitted = False
         if proposed:
-            networks = [evidence.supernet.extract(arch).eval() for arch in proposed]
-            found = evidence.measure_latencies(networks, proposed)
-            times = dict(zip(proposed, found, strict=True))
-            within = {arch: time for arch, time in times.items() if time <= most}
-            fitting |= within
-            refitted = _refit(evidence, limits, times, list(within))
+            found = evidence.time_archs(proposed)
+            within = [record for record in found if limits.met(record)]
+            fitting |= {record.arch: record for record in within}
+            refitted = _refit(evidence, limits, found, within)
         if fitting and (turn > 0 or not refitted or not proposed):
-            failed: dict[Arch, float] = {}
+            failed: list[Record] = []
             winner = _winner(evidence, limits, fitting, failed)
             if winner is not None:
-                return deliver(evidence, str(limits), winner, out, limits)
-            over |= failed
-            found = list(failed.values())
+                return winner
+            over |= {record.arch for record in failed}
+            found = failed
             _refit(evidence, limits, failed, [])
         elif within:
             say(
@@ -81,41 +95,66 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
                 " fitted anew"
             )
             continue
-        say(
-            f"{limits}: the {len(found)} archs measured take {min(found):.4g} ms and more;"
-            " searching again with what was measured"
-        )
-        beyond = float(np.median(found)) / most
-        tightened = min(tightened or np.inf, most) / min(max(beyond, 1.02), 1.5)
-    raise InputError(
-        f"limit latency: at most {limits.latency_ms:g} ms was not met by measuring: the archs"
-        f" measured last take {min(found):.4g} ms and more"
-    )
+        say(f"{limits}: {_missed(limits, found)}; searching again with what was measured")
+        beyond = float(np.median([_excess(evidence, limits, record) for record in found]))
+        tightness /= min(max(beyond, 1.02), 1.5)
+    raise InputError(f"limits {limits} were not met by measuring: {_missed(limits, found)}")
+
+
+def _missed(limits: Limits, found: Sequence[Record]) -> str:
+    """By how much."""
+    asked = {"latency_ms": limits.latency_ms} if limits.latency_ms is not None else {}
+    asked |= limits.told
+    parts = []
+    for name in asked:
+        least = min(_value(record, name) for record in found)
+        parts.append(f"{least:.4g} {'ms' if name == 'latency_ms' else name}")
+    of_file = [] if limits.file_bytes is None else [f"files of more than {limits.file_bytes:g} B"]
+    return f"the {len(found)} archs measured last take {choices(parts + of_file)} and more"
+
+
+def _value(record: Record, name: str) -> float:
+    return record.value if name == "latency_ms" else float(record.provenance[name])
+
+
+def _excess(evidence: Evidence, limits: Limits, record: Record) -> float:
+    """The largest of what was measured, as a multiple of its limit."""
+    shares = [record.value / limits.most_ms]
+    shares += [_value(record, name) / most for name, most in limits.told.items()]
+    if limits.file_bytes is not None and record.arch in evidence.files:
+        shares.append(evidence.files[record.arch].exported.bytes / limits.file_bytes)
+    return max(shares)
 
 
 def _winner(
-    evidence: Evidence, limits: Limits, fitting: dict[Arch, float], failed: dict[Arch, float]
-) -> Timed | None:
-    """The best of the archs within the limits that is so still when it is timed once more, as it
-    will be delivered; None: none is. Those that are not go from `fitting` to `failed`.
+    evidence: Evidence, limits: Limits, fitting: dict[Arch, Record], failed: list[Record]
+) -> Chosen | None:
+    """The best of the archs within the limits that is so still when it is timed once
+    more, as it will be delivered, and what it was before; None: none is. Those that are not go
+    from `fitting` to `failed`.
 
     Times of a machine that is busy otherwise speak against nobody: the network is the winner then,
     and its card says so."""
-    most = np.inf if limits.latency_ms is None else limits.latency_ms
     while fitting:
         arch = max(fitting, key=evidence.scores.__getitem__)
-        again = calibrated_and_timed(evidence, arch)
-        qualified, now = fitting[arch], again.latency_ms
-        if now <= most or again.disturbed:
-            evidence.delivered[arch] = qualified if again.disturbed else now
-            if now > most:
+        qualified, ready = fitting[arch], evidence.file(arch)
+        now = evidence.time_file(ready)
+        busy = now.provenance.get(BUSY, False)
+        small = limits.file_bytes is None or ready.exported.bytes <= limits.file_bytes
+        met = limits.met(now)
+        if small and (met or busy):
+            evidence.delivered[arch] = qualified if busy else now
+            if not met:
                 say(
-                    f"{limits}: {now:.4g} ms when measured again, while something else kept this"
-                    f" machine busy; it took {qualified:.4g} ms before"
+                    f"{limits}: {now.value:.4g} ms when measured again, while something else kept"
+                    f" this machine busy; it took {qualified.value:.4g} ms before"
                 )
-            return replace(again, qualified_ms=qualified)
-        say(f"{limits}: {arch} takes {now:.4g} ms when measured again; trying the next best")
-        failed[arch] = now
+            return Chosen(now, qualified.value)
+        why = f"takes {now.value:.4g} ms when measured again"
+        if not small:
+            why = f"is a file of {ready.exported.bytes:,} bytes"
+        say(f"{limits}: {arch} {why}; trying the next best")
+        failed.append(now)
         del fitting[arch]
         if arch in evidence.delivered:
             evidence.delivered[arch] = now
@@ -123,22 +162,22 @@ def _winner(
 
 
 def _refit(
-    evidence: Evidence, limits: Limits, times: dict[Arch, float], within: list[Arch]
+    evidence: Evidence, limits: Limits, found: Sequence[Record], within: Sequence[Record]
 ) -> bool:
     """Scores the archs within the limits, and fits anew whichever predictor is at odds with what
     was measured; whether one was. The latency predictor is, too, where nothing is within."""
-    archs, found = list(times), list(times.values())
-    fresh = [arch for arch in within if arch not in evidence.scores]
+    archs, times = [record.arch for record in found], [record.value for record in found]
+    fresh = [record.arch for record in within if record.arch not in evidence.scores]
     scores = [evidence.measure_score(arch) for arch in fresh]
     refitted = False
-    if devices.disturbed(evidence.target):
+    if any(record.provenance.get(BUSY, False) for record in found):
         say(
             f"{limits}: something else keeps this machine busy; what is timed now may seem too slow"
         )
     elif limits.latency_ms is not None and (
-        not within or disagrees(evidence.latency_predictor, archs, found)
+        not within or disagrees(evidence.latency_predictor, archs, times)
     ):
-        evidence.refit_latency(archs, found)
+        evidence.refit_latency(archs, times)
         refitted = True
     if disagrees(evidence.score_predictor, fresh, scores):
         evidence.refit_score(fresh, scores)
@@ -146,13 +185,14 @@ def _refit(
     return refitted
 
 
-def propose(evidence: Evidence, limits: Limits, seed: int) -> list[Arch]:
-    """The few best archs within the limits by prediction, best first."""
+def propose(evidence: Evidence, limits: Limits, seed: int, tightness: float = 1.0) -> list[Arch]:
+    """The few best archs within the limits by prediction, best first; limits on what is measured
+    are multiplied by `tightness`."""
     space = evidence.supernet.space
     result = search(
         space,
         objective(evidence),
-        _search_limits(evidence, limits),
+        _search_limits(evidence, limits, tightness),
         evaluations=EVALUATIONS,
         seed=seed,
         top=CANDIDATES,
@@ -160,14 +200,13 @@ def propose(evidence: Evidence, limits: Limits, seed: int) -> list[Arch]:
     return [candidate.arch for candidate in result.candidates] or [result.arch]
 
 
-def _delivered_within(evidence: Evidence, limits: Limits) -> dict[Arch, float]:
+def _delivered_within(evidence: Evidence, limits: Limits) -> dict[Arch, Record]:
     """Archs delivered before that meet the limits, with the latency as it was measured then."""
     counts = counted(evidence.supernet.family, limits)
-    most = np.inf if limits.latency_ms is None else limits.latency_ms
     return {
-        arch: time
-        for arch, time in evidence.delivered.items()
-        if time <= most
+        arch: record
+        for arch, record in evidence.delivered.items()
+        if limits.met(record)
         and not any(x.excess(x.value(evidence.supernet.space.encode([arch])))[0] for x in counts)
     }
 
@@ -184,15 +223,21 @@ def objective(evidence: Evidence) -> Objective:
     return lower_bound
 
 
-def _search_limits(evidence: Evidence, limits: Limits) -> list[Limit]:
-    found = []
+def _search_limits(evidence: Evidence, limits: Limits, tightness: float) -> list[Limit]:
+    predictors = {}
     if limits.latency_ms is not None:
-        found.append(
-            Limit(
-                "latency",
-                lambda population: evidence.latency_predictor.predict(population).mean,
-                at_most=limits.latency_ms,
-                unit="ms",
-            )
-        )
+        predictors["latency"] = (evidence.latency_predictor, limits.latency_ms, "ms")
+    for name, most in limits.told.items():
+        predictors[name] = (evidence.predict_told(name), most, "mJ" if "mj" in name else "bytes")
+    found = [
+        Limit(name, partial(_mean, predictor), at_most=tightness * most, unit=unit)
+        for name, (predictor, most, unit) in predictors.items()
+    ]
+    if limits.file_bytes is not None:
+        size = evidence.file_sizes
+        found.append(Limit("file_bytes", size, at_most=tightness * limits.file_bytes, unit="bytes"))
     return found + counted(evidence.supernet.family, limits)
+
+
+def _mean(predictor: Predictor, population: Population) -> np.ndarray:
+    return predictor.predict(population).mean

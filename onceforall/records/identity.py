@@ -18,6 +18,11 @@ from onceforall.records.record import Record, read_jsonl
 IDENTITY = ("supernet", "images_digest", "machine", "system", "processor", "runtime")
 
 
+def comparable(record: Record, of: Mapping[str, Any]) -> bool:
+    """Whether it was measured on the same things as values that are of `of`."""
+    return all(record.provenance.get(name) == of[name] for name in IDENTITY if name in of)
+
+
 def refuse_others(path: Path, metric: str, device: str, of: Mapping[str, Any]) -> list[Record]:
     """The records of a metric on a device that a file has; none where there is no file.
 

@@ -111,6 +111,13 @@ def add(file: TextIO, record: Record) -> None:
     os.fsync(file.fileno())
 
 
+def add_all(path: Path, records: Sequence[Record]) -> None:
+    """Appends records to a JSONL file, which is made where it is not there."""
+    with appending(path) as file:
+        for record in records:
+            add(file, record)
+
+
 def read_jsonl(path: Path) -> list[Record]:
     """All records of a file. A last line without an end is what a killed writer left, and is
     left out.
