@@ -19,3 +19,12 @@ def data_dir() -> Path:
     if not (path / "specialized.csv").is_file():
         pytest.skip(f"no published data at {path} (set ONCEFORALL_TEST_DATA)")
     return path
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs for minutes is run only where it is asked for by name."""
+    if "long" in config.option.markexpr:
+        return
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="runs for minutes: -m long"))
