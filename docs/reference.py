@@ -83,7 +83,7 @@ def commands() -> str:
     lines += ["What `--help` says of each, made from the program itself.", ""]
     for name, command in sorted(named_commands().items()):
         lines += [f"## `onceforall {name}`", "", _help(command.help or ""), ""]
-        lines += ["| | | |", "|---|---|---|"]
+        lines += ["| what is typed | default | |", "|---|---|---|"]
         lines += [_row(_typed(p), _default(p), p.help or "") for p in command.params if _shown(p)]
         lines.append("")
     return "\n".join(lines)
@@ -177,10 +177,21 @@ def python() -> str:
     lines = ["# Python", "", "What each room offers, from its docstrings.", ""]
     for room in ROOMS:
         module = importlib.import_module(room)
-        lines += [f"## `{room}`", "", inspect.getdoc(module) or "", ""]
+        lines += [f"## `{room}`", "", _with_code(inspect.getdoc(module) or ""), ""]
         for name in public(module):
             lines += _described(name, getattr(module, name), home=room)
     return "\n".join(lines)
+
+
+def _with_code(text: str) -> str:
+    """Paragraphs that are lines of Python, as such."""
+    paragraphs = [
+        f"```python\n{part}\n```"
+        if re.match(r"(import|from) \w+|[\w.]+ = |[\w.]+\(", part)
+        else part
+        for part in text.split("\n\n")
+    ]
+    return "\n\n".join(paragraphs).replace("\n```\n\n```python\n", "\n\n")
 
 
 def public(module: Any) -> list[str]:
