@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Everything they need goes into .venv.
+# On a fresh machine: `make demo`, `make test`, `make docs`. Everything they need goes into .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # do not all outlive a fork or another's.
 RUNTIMES := $(addprefix tests/test_,$(addsuffix .py,delivered executorch litert ncnn onnx_int8 openvino quiet vela))
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/onceforall demo
@@ -22,12 +22,21 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site of docs/, in site/. Its reference pages are made from the code first.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/reference.py
+	$(BIN)/zensical build --clean --strict
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onceforall needs Python 3.11 or later")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[plot]'
+	touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 # PyPI's `ofa`, the authors' code, is what our networks and search are compared with; of its own
@@ -38,4 +47,4 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build site docs/reference *.egg-info

@@ -1,5 +1,5 @@
 """From a person's own `build` to a file for a device, by the commands alone: the network that the
-README prints, one of timm, and the vision transformer."""
+docs print, one of timm, and the vision transformer."""
 
 import json
 import re
@@ -19,9 +19,9 @@ from onceforall.errors import InputError
 from onceforall.interop import read_network
 from onceforall.supernet import load_network
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "any-network.md"
 DEVICE = "torch-cpu"  # which needs no file: PyTorch takes seconds to write one
-LINES = 40  # of the README's file, at most
+LINES = 40  # of the page's file, at most
 PHASES = """
 data: {name: digits}
 batch_size: 32
@@ -58,8 +58,8 @@ family = onceforall.elastic(
 
 
 def printed() -> str:
-    """The file that the README prints."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    """The file that docs/any-network.md prints."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (found,) = [block for block in blocks if "class MyNet" in block]
     return str(found)
 

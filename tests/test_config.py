@@ -1,6 +1,5 @@
 """Settings: what is refused, and in which words."""
 
-import dataclasses
 import subprocess
 import sys
 import typing
@@ -8,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from onceforall.data import Source
 from onceforall.errors import InputError
@@ -178,31 +176,3 @@ def test_a_phase_opens_genes_of_any_kind(tmp_path: Path) -> None:
 def test_missing_file_lists_the_recipes() -> None:
     with pytest.raises(InputError, match=r"nowhere.yaml: no such file; recipes here: .*small"):
         load_settings("nowhere.yaml")
-
-
-def test_the_page_says_every_setting_and_its_default() -> None:
-    """docs/training.md against the dataclasses."""
-    page = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text()
-    parts = page.split("\n### ")[1:]
-    assert len(parts) == 3
-    for part, kind in zip(parts, (Settings, PhaseSettings, Source), strict=True):
-        rows = [row.split(" | ") for row in part.splitlines() if row.startswith("| `")]
-        said = {row[0].strip("| `"): row[1].strip("`") for row in rows}
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        assert list(said) == sorted(said, key=list(fields).index)
-        assert said.keys() == fields.keys()
-        for name, text in said.items():
-            default = fields[name].default
-            if fields[name].default_factory is not dataclasses.MISSING:
-                default = fields[name].default_factory()
-            if default is dataclasses.MISSING:
-                assert text == "needed", name
-                continue
-            found = yaml.safe_load(text)
-            if isinstance(default, float):
-                assert float(found) == default, name
-            elif isinstance(default, Source):
-                assert found == default.name
-            else:
-                assert (tuple(found) if isinstance(found, list) else found) == default, name
-        assert all(len(row) >= 3 and len(row[2]) > 5 for row in rows)

@@ -3,7 +3,7 @@
 The working size is a short side of R / 0.875 for the largest resolution R that is trained at; a
 smaller image stays as it is. Random parts are taken from the held bytes, where the bytes are: on
 a GPU for a whole batch at once. A part that is enlarged from the working size has less detail
-than one decoded at full size would have (README: "Your images"), so the decision to hold is
+than one decoded at full size would have (docs/photos.md), so the decision to hold is
 said in one line, and can be made by `data.hold`.
 
 Evaluated as `FileImages` are, from the files.

@@ -65,19 +65,19 @@ def changes_since(path: Path, data: Data, parts: Sequence[str] = PARTS) -> str:
 class Source:
     """What is asked for: all that a config says of data."""
 
+    name: str
     # fashion-mnist, digits, cifar10; a folder of images, of .tar shards or of a saved data set of
     # Hugging Face's; shards such as "photos-{000..015}.tar"; "hf:OWNER/NAME"
-    name: str
     root: str | None = None  # where its files are; None: the usual places, then a download
     validation: int | None = None  # images cut from training; None: a tenth, at most 10,000
-    augmentation: str | None = None  # None: what suits the data set
+    augmentation: str | None = None  # parts joined by "+"; None: what suits the data
     channels: int | None = None  # 1 or 3; None: the data set's own (folders: 3)
     workers: int = 2  # processes that read image files
     mean: tuple[float, ...] | None = None  # per channel, of pixels 0..1; None: measured or ImageNet
-    std: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None  # likewise
     unreadable: float = 0.01  # share of image files that may be damaged; they are left out
-    # whether photos are held in memory to be trained on: "auto" (where they fit), "always", "never"
     hold: str = "auto"
+    # whether photos are held in memory to be trained on: "auto" (where they fit), "always", "never"
     balance: str = "none"  # or "sampling": each class comes up equally often in training
 
 

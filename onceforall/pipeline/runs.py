@@ -134,6 +134,19 @@ class Run:
 
         return front_of(self.folder, self.task.metric)
 
+    def report(self, path: Path | str | None = None) -> Path:
+        """Writes the run as one HTML file for a browser, and returns where: RUN/report.html, if
+        left out, the one before it replaced.
+
+        Raises:
+            InputError: a file of the run is damaged, or `path` exists.
+        """
+        from onceforall.report import gather, write_explorer
+
+        to = self.folder / "report.html" if path is None else Path(path)
+        write_explorer(gather(self.folder), to, overwrite=path is None)
+        return to
+
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, images of {self.source.name}, {self.supernet!r})"
 

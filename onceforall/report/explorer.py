@@ -34,7 +34,7 @@ SCRIPTS = (
 _ESCAPED = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
 
 
-def write_explorer(data: Mapping[str, Any], path: Path) -> int:
+def write_explorer(data: Mapping[str, Any], path: Path, *, overwrite: bool = False) -> int:
     """Writes the page of what `gather` gave; returns its size in bytes.
 
     Where that would be more than `MOST_BYTES`, the texts of the records' archs are left out, and
@@ -48,7 +48,7 @@ def write_explorer(data: Mapping[str, Any], path: Path) -> int:
         if len(text.encode()) <= MOST_BYTES:
             break
         text = page(shown)
-    write_text(path, text)
+    write_text(path, text, overwrite=overwrite)
     return path.stat().st_size
 
 

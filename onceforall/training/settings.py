@@ -39,19 +39,23 @@ class PhaseSettings:
     """One phase of training; its length is `steps`, or `epochs` and before them `warmup_epochs`."""
 
     name: str
+    # of the phase, in logs and files
     lr: float
     # peak learning rate, for the whole batch, or for `lr_per` images
     steps: int | None = None
-    # batches
+    # length in steps; or `epochs`
     epochs: float | None = None
-    # passes over the training images
+    # length in passes over the training images
     archs: int = 1
     # sub-networks a step
     kernel: int = 1
-    # how many of the largest kernel sizes are open; likewise the next three
+    # how many of the largest kernel sizes are open
     depth: int = 1
+    # likewise of the depths
     expand: int = 1
+    # likewise of the expand ratios
     width: int = 1
+    # likewise of the widths
     open: dict[str, int] = field(default_factory=dict)
     # the same of any kind of gene: {heads: 2, mlp: 3}; of what is not named, the largest alone
     rule: str = "random"
@@ -65,7 +69,7 @@ class PhaseSettings:
     couple: tuple[str, ...] = ()
     # kinds of choices that go with the depth of their stage, as [expand] (CompOFA)
     candidates: int = 1
-    # of how many networks of nearly the same MACs each drawn one is chosen (AttentiveNAS),
+    # of how many networks of nearly the same MACs each drawn one is chosen (AttentiveNAS)
     attend: str = "best"
     # by their loss on the batch: the "best" or the "worst" of them
     part: str = "all"
@@ -125,8 +129,11 @@ class Settings:
     """A training run."""
 
     phases: tuple[PhaseSettings, ...]
+    # a list, one after the other
     data: Source = field(default_factory=lambda: Source("fashion-mnist"))
+    # where images come from
     family: str = "mbv3_mini"
+    # a family, or "my_net.py:family"
     resolutions: tuple[int, ...] | None = None
     # pixels; None: 6/7 and 7/7 of the size of small images, 4/7 to 7/7 of that of photos
     weights: str | None = None
@@ -146,8 +153,9 @@ class Settings:
     lr_per: int | None = None
     # images that the phases' learning rates are for; None: a batch
     momentum: float = 0.9
+    # of sgd, 0 to 1
     betas: tuple[float, ...] = (0.9, 0.999)
-    # of adamw
+    # of adamw, 0 to 1
     weight_decay: float = 3e-5
     # of weights; none on batch norm and biases
     clip: float | None = None
@@ -157,9 +165,10 @@ class Settings:
     label_smoothing: float = 0.1
     # share of the target's mass spread over all classes, 0 to 1
     dropout: float = 0.0
-    # before the classifier, 0 to 1
+    # before the classifier, share from 0 to 1
     stochastic_depth: float = 0.0
-    # share of residual branches that the largest network drops for an image, 0 to 1
+    # share of residual branches that the largest network drops for an image, 0 to 1,
+    # rising from the first block to the last
     mixup: float = 0.0
     # alpha of the distribution by which images and their labels are mixed; 0: not
     cutmix: float = 0.0
@@ -173,7 +182,7 @@ class Settings:
     threads: int | None = None
     # of PyTorch on the CPU; None: as many as it has
     checkpoint_seconds: float = 60.0
-    # between two checkpoints
+    # seconds between two checkpoints
     checkpoints: int = 2
     # the latest ones are kept, beside one a phase
     log_steps: int = 20
