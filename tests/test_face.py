@@ -18,6 +18,7 @@ from onceforall import training
 from onceforall.cli import app
 from onceforall.costs import cost_table
 from onceforall.data import Source, load
+from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.families.settings import changed
 from onceforall.pipeline import Run, budgets_of, front_of, picked, targets_of
@@ -132,9 +133,20 @@ def test_of_two_precisions_the_better_is_picked(run: Run) -> None:
 def test_each_device_has_the_precisions_it_knows() -> None:
     asked = targets_of(["onnxruntime-cpu", "torch-cpu", "torch-cpu"], ["int8", "fp32"])
     assert [str(t) for t in asked] == ["onnxruntime-cpu-int8", "onnxruntime-cpu", "torch-cpu"]
-    (alone,) = budgets_of(macs="300M")
+    (alone,) = budgets_of([Target()], max_macs="300M")[Target()]
     assert (alone.macs, alone.latency_ms) == (3e8, None)
-    assert [b.latency_ms for b in budgets_of(["5us", 2])] == [0.005, 2]
+    assert [b.latency_ms for b in budgets_of([Target()], ["5us", 2])[Target()]] == [0.005, 2]
+    both = [Target(), Target("torch-cpu")]
+    of = budgets_of(both, ["torch-cpu=7ms", 2, "onnxruntime-cpu=1ms"], max_macs="1M")
+    assert {t.device: [b.latency_ms for b in budgets] for t, budgets in of.items()} == {
+        "onnxruntime-cpu": [2, 1],
+        "torch-cpu": [7, 2],
+    }
+    assert {b.macs for budgets in of.values() for b in budgets} == {1e6}
+    with pytest.raises(InputError, match="max_latency: vela=1ms: no such device is asked for"):
+        budgets_of(both, ["vela=1ms"])
+    with pytest.raises(InputError, match="max_latency: none is for torch-cpu"):
+        budgets_of(both, ["onnxruntime-cpu=1ms"])
 
 
 def test_reprs_are_for_people(run: Run) -> None:

@@ -29,7 +29,10 @@ def specialize(
     ],
     max_latency: Annotated[
         list[str] | None,
-        typer.Option(help="A budget such as 8ms; give it more than once for several networks."),
+        typer.Option(
+            help="A budget such as 8ms, or vela=8ms for one device of several; more than once for"
+            " several networks."
+        ),
     ] = None,
     max_macs: Annotated[str | None, typer.Option(help="Such as 300M.", show_default=False)] = None,
     max_params: Annotated[str | None, typer.Option(help="Such as 5M.", show_default=False)] = None,
@@ -118,6 +121,7 @@ def specialize(
     asked = [part.strip() for part in precisions.split(",")]
     targets = targets_of(device or ["onnxruntime-cpu"], asked, threads, batch)
     wanted = budgets_of(
+        targets,
         max_latency or [],
         spelled=lambda name: "--" + name.replace("_", "-"),
         max_macs=max_macs,
@@ -129,7 +133,7 @@ def specialize(
     )
     opened = _opened(run, weights, data, out, (mean, std))
     given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk}
-    cards = specialize_all(opened, targets, wanted, out, seed=seed, on=on, **given)
+    cards = specialize_all(opened, wanted, out, seed=seed, on=on, **given)
     rows = [
         {**card.to_dict(), "picked": best} for card, best in zip(cards, picked(cards), strict=True)
     ]

@@ -6,7 +6,8 @@ is wanted: `targets_of` and `budgets_of`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,7 +22,9 @@ from onceforall.pipeline.runs import Run
 from onceforall.pipeline.specializing import specialize
 from onceforall.units import quantity
 
-Amount = str | float  # "0.05ms", "300M"; a number is in ms, multiply-adds, parameters, bytes
+Amount = (
+    str | float
+)  # "0.05ms", "vela=0.3ms", "300M"; a number is in ms, multiply-adds, parameters, bytes
 
 
 class Options(TypedDict, total=False):
@@ -67,8 +70,8 @@ def specialize_run(
     """As `specialize_all`, of what a person says: names of devices, "0.05ms", "300M"."""
     return specialize_all(
         run,
-        targets_of(devices, precisions, threads, batch),
         budgets_of(
+            targets_of(devices, precisions, threads, batch),
             latencies,
             max_macs=max_macs,
             max_params=max_params,
@@ -88,8 +91,7 @@ def specialize_run(
 
 def specialize_all(
     run: Run,
-    targets: Sequence[Target],
-    budgets: Sequence[Limits],
+    budgets: Mapping[Target, Sequence[Limits]],
     out: Path | None = None,
     *,
     samples: int = 100,
@@ -116,23 +118,22 @@ def specialize_all(
             not tell; or as `gather_evidence`.
     """
     base = out or run.folder / "specialized"
-    alone = out not in (None, run.folder) and len(targets) == 1
-    folders = {target: base if alone else base / str(target) for target in targets}
+    alone = out not in (None, run.folder) and len(budgets) == 1
+    folders = {target: base if alone else base / str(target) for target in budgets}
     for target, folder in folders.items():
-        for limits in budgets:
+        for limits in budgets[target]:
             if limits.told and target.known.here:
                 raise InputError(
                     f"limit {next(iter(limits.told))}: {target} does not tell it; vela does"
                 )
             refuse_others(folder / str(limits), run.supernet, target, limits)
-    for limits in budgets:
+    for limits in itertools.chain(*budgets.values()):
         refuse_impossible(run.supernet.family, limits)
     data = run.data()
     arguments = {
         "supernet": digest(run.supernet),
         "images_digest": data.digest("validation"),
-        "targets": [str(target) for target in targets],
-        "budgets": [str(limits) for limits in budgets],
+        "budgets": {str(target): [str(x) for x in limits] for target, limits in budgets.items()},
         "samples": samples,
         "images": images,
         "risk": risk,
@@ -155,7 +156,8 @@ def specialize_all(
         )
         journal.begun(evidence)
         cards += [
-            specialize(evidence, limits, folder / str(limits), seed=seed) for limits in budgets
+            specialize(evidence, limits, folder / str(limits), seed=seed)
+            for limits in budgets[target]
         ]
     journal.finished()
     return cards
@@ -196,18 +198,21 @@ _LIMITED = {  # what a person calls a limit -> the field of `Limits`, and its un
 
 
 def budgets_of(
+    targets: Sequence[Target],
     latencies: Sequence[Amount] = (),
     spelled: Callable[[str], str] = str,
     **given: Amount | None,
-) -> list[Limits]:
-    """One budget a latency, each with all the other limits.
+) -> dict[Target, list[Limits]]:
+    """Of each target one budget a latency, each with all the other limits.
 
     Args:
+        latencies: of all targets; or such as "vela=0.3ms", of that device alone.
         spelled: how an argument such as max_latency is called where it was given.
         given: max_macs, max_params, max_activations, max_sram, max_flash, max_file.
 
     Raises:
-        InputError: not a number above 0 with a unit that fits, or nothing is limited.
+        InputError: not a number above 0 with a unit that fits, a device that is none of the
+            targets', or a target of which nothing is limited.
     """
 
     def number(name: str, value: Amount | None, unit: str) -> float | None:
@@ -218,8 +223,24 @@ def budgets_of(
         for name, (field, unit) in _LIMITED.items()
         if name in given
     }
-    times = [number("max_latency", latency, "ms") for latency in latencies] or [None]
-    return [Limits(latency_ms=time, **rest) for time in times]
+    named = dict.fromkeys(target.device for target in targets)
+    times: dict[str, list[float | None]] = {device: [] for device in named}
+    for latency in latencies:
+        device, _, value = str(latency).rpartition("=")
+        if device and device not in named:
+            raise InputError(
+                f"{spelled('max_latency')}: {latency}: no such device is asked for; there are"
+                f" {choices(named)}"
+            )
+        for name in [device] if device else named:
+            times[name].append(number("max_latency", value, "ms"))
+    for device in named:
+        if not times[device] and latencies and all(value is None for value in rest.values()):
+            raise InputError(f"{spelled('max_latency')}: none is for {device}")
+    return {
+        target: [Limits(latency_ms=time, **rest) for time in times[target.device] or [None]]
+        for target in targets
+    }
 
 
 def picked(cards: Sequence[Card]) -> list[bool]:
