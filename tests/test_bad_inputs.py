@@ -533,7 +533,7 @@ finetune G/network.safetensors --data digits --out G/run --resume | settings.jso
 finetune G/network.safetensors --data digits --out G/folder/x --resume | no run to resume
 finetune G/network.safetensors --data digits batch_size=100000 | batch_size: 100000 is more than
 frobnicate                                          | No such command 'frobnicate'
---version                                           | No such option
+--versions                                          | No such option
 """
 
 
