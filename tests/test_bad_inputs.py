@@ -541,7 +541,7 @@ report G/run --out G/taken                          | taken: exists already; nam
 report G/run --out G/taken/page.html                | taken is not a folder
 report G/run --out G/folder                         | folder: exists already
 frobnicate                                          | No such command 'frobnicate'
---version                                           | No such option
+--versions                                          | No such option
 """
 
 
