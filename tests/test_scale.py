@@ -49,7 +49,7 @@ def test_all_three_follow_the_size(size: int, recipe: str, resolutions: tuple[in
     assert ("enlarged for 24, 28" in text) == (size == 8) or "enlarged for 28" not in text
 
 
-@pytest.mark.parametrize(("recipe", "steps"), [("small", "1,400"), ("photos", "1,500")])
+@pytest.mark.parametrize(("recipe", "steps"), [("small", "2,600"), ("photos", "1,500")])
 def test_it_is_said_how_many_steps_that_makes(recipe: str, steps: str) -> None:
     """`photos` has 150 epochs, of 10 steps each with 640 images in batches of 64."""
     size = 28 if recipe == "small" else 224
