@@ -19,7 +19,8 @@ import yaml
 
 from onceforall.cli import app
 from onceforall.data import Source
-from onceforall.training.settings import RECIPES, PhaseSettings, Settings
+from onceforall.training import PhaseSettings, Settings
+from onceforall.training.config import RECIPES
 
 FOLDER = Path(__file__).parent / "reference"
 ROOMS = (
