@@ -59,6 +59,17 @@ class Card:
     told: dict[str, float] = field(default_factory=dict)  # by the device: SRAM, flash, energy
     uncovered: tuple[str, ...] = ()  # operations that MACs and activations leave out
 
+    def __repr__(self) -> str:
+        text = self.metric.text
+        foreseen = "" if self.predicted is None else f" ({text(self.predicted)} predicted)"
+        time = self.latency_predicted_ms
+        early = "" if time is None else f" ({time:.4g} predicted)"
+        return (
+            f"Card({self.name} on {self.device}: {self.metric.label} {text(self.validation)}"
+            f" validation{foreseen}, {text(self.test)} test; {self.latency_measured_ms:.4g} ms"
+            f"{early}; {self.folder}/{self.file})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; the metric's values have its name, as in `top1_test`."""
         found: dict[str, Any] = {}

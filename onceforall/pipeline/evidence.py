@@ -85,6 +85,12 @@ class Evidence:
     store: Store = field(default_factory=Store)
     resumed: bool = False
 
+    def __repr__(self) -> str:
+        return (
+            f"Evidence({self.target}: {len(self.score_labels)} scores,"
+            f" {len(self.latency_labels)} latencies of {self.supernet!r})"
+        )
+
     @property
     def metric(self) -> Metric:
         """What archs are scored by."""
