@@ -6,10 +6,12 @@ a fence says otherwise: `<!-- test: long -->` (only with `-m long`), `needs WHAT
 such a command or data set), `skip, WHY`, `file NAME` (written to that file, not run).
 """
 
+import contextlib
 import gzip
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -17,11 +19,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from onceforall.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -105,7 +110,11 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return there
 
 
+PLAIN = re.compile(r"(onceforall [^$*|;&<>`\\]*\n)+")  # nothing that a shell would change
+
+
 def run(block: Block, folder: Path) -> None:
+    """Plain commands in this process, which saves their start; all else as its reader would."""
     programs = folder.parent / "programs"
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
@@ -113,6 +122,11 @@ def run(block: Block, folder: Path) -> None:
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
+    if block.language == "bash" and PLAIN.fullmatch(block.text):
+        for line in block.text.splitlines():
+            with contextlib.chdir(folder), patch.dict(os.environ, environment):
+                app(shlex.split(line, comments=True)[1:], standalone_mode=False)
+        return
     if block.language == "python":
         (folder / "example.py").write_text(block.text, encoding="utf-8")
         command = [sys.executable, "example.py"]
