@@ -16,6 +16,7 @@ from onceforall.pipeline import Card, Limits, Run, open_run, specialize_all, spe
 from onceforall.pipeline import evidence as evidences
 from onceforall.pipeline.journal import NAME
 from onceforall.records import Store, read_jsonl
+from onceforall.search import Infeasible
 from onceforall.space import Arch
 from onceforall.training import load_settings
 
@@ -166,6 +167,18 @@ def test_what_is_not_of_the_call_is_refused_at_once(
     (run.folder / "specialized" / NAME).write_text("[]")
     with pytest.raises(InputError, match="is not what an interrupted call left; remove it"):
         specialize_all(run, {TARGETS[0]: [Limits(latency_ms=0.6)]})
+
+
+def test_a_budget_that_one_device_cannot_meet_leaves_the_others_theirs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    run = fresh(trained, tmp_path / "run")
+    never, easy = Limits(latency_ms=1e-6), Limits(latency_ms=0.05)
+    with pytest.raises(Infeasible, match="at most 1e-06 ms cannot be met"):
+        specialize_all(run, {TARGETS[0]: [never, easy], TARGETS[2]: [easy]}, samples=12, images=100)
+    delivered = sorted(p.parent.parent.name for p in run.folder.rglob("card.json"))
+    assert delivered == [str(TARGETS[0]), str(TARGETS[2])]
 
 
 def test_limits_on_files_are_exact(

@@ -19,7 +19,9 @@ from onceforall.pipeline.evidence import gather_evidence
 from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run
-from onceforall.pipeline.specializing import specialize
+from onceforall.pipeline.specializing import Unmet, specialize
+from onceforall.progress import say
+from onceforall.search import Infeasible
 from onceforall.units import quantity
 
 Amount = (
@@ -104,7 +106,7 @@ def specialize_all(
 
     A call that was interrupted is gone on with by the same call: it finds the same networks, and
     measures nothing twice. One network delivered before for the same target and limits is found
-    again.
+    again. A budget that is not met on one target does not keep the others from theirs.
 
     Args:
         out: the folder, with one a target in it; of a single target, that folder itself. The run's
@@ -113,7 +115,8 @@ def specialize_all(
         images, risk, seed, on: as `gather_evidence` has them.
 
     Raises:
-        Infeasible: no arch meets a budget; says what could be met.
+        Infeasible, Unmet: of a budget no precision of a device has a network; after all others
+            were delivered.
         InputError: a network's folder holds something else already; a limit on what a target does
             not tell; or as `gather_evidence`.
     """
@@ -141,6 +144,7 @@ def specialize_all(
     }
     journal = Journal(base, arguments)
     cards: list[Card] = []
+    missed: dict[tuple[Target, Limits], Infeasible | Unmet] = {}
     for target, folder in folders.items():
         evidence = gather_evidence(
             run,
@@ -155,11 +159,18 @@ def specialize_all(
             fitted_on=journal.fitted_on(str(target)),
         )
         journal.begun(evidence)
-        cards += [
-            specialize(evidence, limits, folder / str(limits), seed=seed)
-            for limits in budgets[target]
-        ]
+        for limits in budgets[target]:
+            try:
+                cards.append(specialize(evidence, limits, folder / str(limits), seed=seed))
+            except (Infeasible, Unmet) as error:
+                missed[target, limits] = error
+                say(f"{target}: {error}")
     journal.finished()
+    by_name = {str(target): target.device for target in budgets}
+    met = {(by_name[card.device], card.name) for card in cards}
+    for (target, limits), unmet in missed.items():
+        if (target.device, str(limits)) not in met:
+            raise unmet
     return cards
 
 

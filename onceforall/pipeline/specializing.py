@@ -35,6 +35,10 @@ EVALUATIONS = 5000  # archs that search asks the predictors for
 ROUNDS = 5  # of search and timing, until one is within the budget
 
 
+class Unmet(InputError):  # noqa: N818  (as `Infeasible`)
+    """Nothing that was measured is within the limits."""
+
+
 def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) -> Card:
     """The best network within the limits, as files in the folder `out`: `network.safetensors`,
     the file of the device's format, `card.json` and `card.md`. What was delivered there before is
@@ -42,8 +46,8 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
 
     Raises:
         Infeasible: no arch meets the limits; says what could be met.
-        InputError: the folder exists and holds something else, or nothing within the limits on
-            what is measured was found.
+        Unmet: nothing within the limits on what is measured was found.
+        InputError: the folder exists and holds something else.
     """
     before = delivered_before(evidence, limits, out)
     if before is not None and not evidence.resumed:
@@ -67,7 +71,7 @@ def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
 
     Raises:
         Infeasible: no arch meets the limits; says what could be met.
-        InputError: nothing within the limits on what is measured was found.
+        Unmet: nothing within the limits on what is measured was found.
     """
     found: list[Record] = []  # what was measured last
     tightness = 1.0  # of the limits on what is measured, for search
@@ -107,7 +111,7 @@ def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
         say(f"{limits}: {_missed(limits, found)}; searching again with what was measured")
         beyond = float(np.median([_excess(evidence, limits, record) for record in found]))
         tightness /= min(max(beyond, 1.02), 1.5)
-    raise InputError(f"limits {limits} were not met by measuring: {_missed(limits, found)}")
+    raise Unmet(f"limits {limits} were not met by measuring: {_missed(limits, found)}")
 
 
 def _missed(limits: Limits, found: Sequence[Record]) -> str:
