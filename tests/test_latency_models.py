@@ -1,13 +1,16 @@
 """Latencies are collected until a predictor of them is good enough, or the time is over."""
 
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from onceforall import devices, families
+from onceforall.cli import app
 from onceforall.devices import Latency, Target
 from onceforall.pipeline import latency_models
 from onceforall.pipeline.latency_models import AGREEING, LEAST, collect_until_predicted
@@ -67,6 +70,22 @@ def test_it_stops_when_the_time_is_over_and_says_that_it_is_bad(
         FAMILY, Target(), tmp_path / "few.jsonl", error=5.0, seconds=devices.TOGETHER
     )
     assert (few.records, few.report, few.reached) == (devices.TOGETHER, None, False)
+
+
+def test_the_command_says_whether_the_error_was_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for noise, error, status in ((0.002, 8, 0), (0.4, 5, 1)):
+        Stand(monkeypatch, noise)
+        path = tmp_path / f"{error}.jsonl"
+        asked = f"records latency mbv3_mini --error {error} --seconds 150 --out {path} --json"
+        done = CliRunner().invoke(app, asked.split())
+        assert done.exit_code == status, done.output
+        found = json.loads(done.stdout)
+        assert found["reached"] == (status == 0)
+        assert found["n"] == len(read_jsonl(path))
+        assert (found["mape"] <= error) == found["reached"]
+        assert (f"not {error}%" in done.stderr) == (status == 1)
 
 
 def test_a_space_that_is_measured_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

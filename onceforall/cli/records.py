@@ -10,11 +10,13 @@ import typer
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.networks import Batch, Device, On, Precision, Threads
 from onceforall.errors import InputError, choices
+from onceforall.progress import say
 from onceforall.units import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onceforall.devices import Target
     from onceforall.families import Family
     from onceforall.space import Population
 
@@ -140,6 +142,16 @@ def latency(
     ],
     device: Device = "onnxruntime-cpu",
     samples: Samples = 100,
+    error: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="In place of --samples: percent that a predictor fitted on the records may be off"
+            " on records it has not seen, such as 5; measuring ends there, or after --seconds.",
+            show_default=False,
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="With --error.")] = 180.0,
     threads: Threads = 1,
     batch: Batch = 1,
     precision: Precision = "fp32",
@@ -163,7 +175,7 @@ def latency(
     A file that has some of the records is gone on with, where those of this device are of the same
     machine and the same version of its runtime.
 
-    Example: onceforall records latency ofa_mbv3_w1.0 --device onnxruntime-cpu --samples 100
+    Example: onceforall records latency ofa_mbv3_w1.0 --device onnxruntime-cpu --error 5
     """
     from onceforall import devices, families
     from onceforall.files import refuse_existing
@@ -184,11 +196,42 @@ def latency(
         table.save(path)
         emit({"path": str(path), "n": int(table.cells.size), "device": str(target)}, as_json)
         return
+    if error is not None:
+        _until_predicted(family, found, target, path, error, seconds, seed, as_json)
+        return
     added = collecting.collect_latencies(found, target, samples, path, seed)
     n = len(read_jsonl(path))
     fit = command("fit", "latency", path, "--space", family, "--out", "latency.npz")
     data = {"path": str(path), "n": n, "added": added, "device": str(target)}
     emit(data, as_json, then=fit)
+
+
+def _until_predicted(
+    named: str,
+    family: Family,
+    target: Target,
+    path: Path,
+    error: float,
+    seconds: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """`latency --error`. Ends with status 1 where the error was not reached."""
+    from onceforall.pipeline.latency_models import collect_until_predicted
+
+    done = collect_until_predicted(family, target, path, error=error, seconds=seconds, seed=seed)
+    report = {} if done.report is None else done.report.to_dict()
+    found = {"path": str(path), "n": done.records, "added": done.added, "device": str(target)}
+    found |= {"reached": done.reached, "seconds": round(done.seconds, 1), "noise": done.noise}
+    fit = command("fit", "latency", path, "--space", named, "--out", "latency.npz")
+    emit(found | report, as_json, then=fit)
+    if not done.reached:
+        off = "not known from so few records" if done.report is None else f"{done.report.mape:.1f}%"
+        say(
+            f"the held-out error is {off}, not {error:g}%, after {done.seconds:.0f} s; one time"
+            f" is uncertain by {done.noise:.1f}%. More --seconds, or a quieter machine"
+        )
+        raise typer.Exit(1)
 
 
 def _whole(text: str) -> list[int]:

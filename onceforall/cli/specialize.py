@@ -47,6 +47,13 @@ def specialize(
         typer.Option(help="On a device that tells it (vela), such as 128KiB.", show_default=False),
     ] = None,
     max_flash: Annotated[str | None, typer.Option(help="Likewise.", show_default=False)] = None,
+    max_energy: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run, such as 3mJ, where the processor's counters can be read (RAPL).",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +137,7 @@ def specialize(
         max_file=max_file,
         max_sram=max_sram,
         max_flash=max_flash,
+        max_energy=max_energy,
     )
     opened = _opened(run, weights, data, out, (mean, std))
     given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk}

@@ -6,12 +6,14 @@ is a device and how it is used; `measuring` times networks on one, in turns, by 
 """
 
 from onceforall.devices.circumstances import provenance
+from onceforall.devices.energy import tells_energy
 from onceforall.devices.measuring import TOGETHER, disturbed, measure, measure_many
 from onceforall.devices.table import MODULE, Device, device_named, devices, names
 from onceforall.devices.target import Target
-from onceforall.devices.timing import Latency, time_calls
+from onceforall.devices.timing import ENERGY, Latency, time_calls
 
 __all__ = [
+    "ENERGY",
     "MODULE",
     "TOGETHER",
     "Device",
@@ -24,5 +26,6 @@ __all__ = [
     "measure_many",
     "names",
     "provenance",
+    "tells_energy",
     "time_calls",
 ]

@@ -8,7 +8,8 @@ A call may have a method `stretch`, a context manager that is entered around eac
 stretches: for settings of the process that the call needs, that must not stay, and that take
 too long to be set within what is timed. A call may have a method `times(seconds)`, which runs for
 about so long and returns the milliseconds of single runs: what runs elsewhere has another clock.
-Its attribute `facts` is what else the runs told (SRAM, cycles).
+Its attribute `facts` is what else the runs told (SRAM, cycles); the energy of a run is added
+where the system tells it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from onceforall.devices.energy import Meter
+
 ROUNDS = 9
 STRETCH_SECONDS = 0.02  # of one network in one round
 NOISY = 0.05  # half the width of an interval, as a share of the median
+ENERGY = "energy_mj"  # of a run, among the facts
 FEWEST_RUNS = 3  # of one network in one round, however slow
 
 
@@ -56,18 +60,25 @@ def time_calls(
     caches and frequency as the network before left them."""
     medians: list[list[float]] = [[] for _ in calls]
     times: list[list[float]] = [[] for _ in calls]
+    energies: list[list[float]] = [[] for _ in calls]  # mJ a run, where the system tells it
+    meter = Meter()
     for _ in range(rounds):
         for i, call in enumerate(calls):
             elsewhere = getattr(call, "times", None)
             with getattr(call, "stretch", nullcontext)():
                 if elsewhere is None:
                     call()
+                    meter.spent_mj()
                     stretch = _stretch(call, stretch_seconds)
+                    spent = meter.spent_mj()
+                    energies[i] += [] if spent is None else [spent / len(stretch)]
                 else:
                     stretch = elsewhere(stretch_seconds)
             medians[i].append(median(stretch))
             times[i] += stretch
     facts = [dict(getattr(call, "facts", {})) for call in calls]
+    for told, spent_each in zip(facts, energies, strict=True):
+        told |= {ENERGY: median(spent_each)} if spent_each else {}
     return [_latency(m, sorted(t), f) for m, t, f in zip(medians, times, facts, strict=True)]
 
 

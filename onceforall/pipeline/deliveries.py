@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from onceforall.devices import Target, device_named
+from onceforall.devices import ENERGY, Target, device_named, tells_energy
 from onceforall.errors import InputError, choices
 from onceforall.pipeline.collecting import digest
 from onceforall.pipeline.delivering import Card, refuse_others
@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     max_sram: Amount | None
     max_flash: Amount | None
     max_file: Amount | None
+    max_energy: Amount | None
     threads: int
     batch: int
     out: Path | str | None
@@ -60,6 +61,7 @@ def specialize_run(
     max_sram: Amount | None = None,
     max_flash: Amount | None = None,
     max_file: Amount | None = None,
+    max_energy: Amount | None = None,
     threads: int = 1,
     batch: int = 1,
     out: Path | str | None = None,
@@ -81,6 +83,7 @@ def specialize_run(
             max_sram=max_sram,
             max_flash=max_flash,
             max_file=max_file,
+            max_energy=max_energy,
         ),
         None if out is None else Path(out),
         samples=samples,
@@ -125,10 +128,9 @@ def specialize_all(
     folders = {target: base if alone else base / str(target) for target in budgets}
     for target, folder in folders.items():
         for limits in budgets[target]:
-            if limits.told and target.known.here:
-                raise InputError(
-                    f"limit {next(iter(limits.told))}: {target} does not tell it; vela does"
-                )
+            for name in limits.told:
+                if target.known.here and not (name == ENERGY and tells_energy()):
+                    raise InputError(f"limit {name}: {target} does not tell it here")
             refuse_others(folder / str(limits), run.supernet, target, limits)
     for limits in itertools.chain(*budgets.values()):
         refuse_impossible(run.supernet.family, limits)
@@ -205,6 +207,7 @@ _LIMITED = {  # what a person calls a limit -> the field of `Limits`, and its un
     "max_sram": ("sram_bytes", "bytes"),
     "max_flash": ("flash_bytes", "bytes"),
     "max_file": ("file_bytes", "bytes"),
+    "max_energy": ("energy_mj", "mJ"),
 }
 
 
@@ -219,7 +222,8 @@ def budgets_of(
     Args:
         latencies: of all targets; or such as "vela=0.3ms", of that device alone.
         spelled: how an argument such as max_latency is called where it was given.
-        given: max_macs, max_params, max_activations, max_sram, max_flash, max_file.
+        given: max_macs, max_params, max_activations, max_sram, max_flash, max_file,
+            max_energy.
 
     Raises:
         InputError: not a number above 0 with a unit that fits, a device that is none of the

@@ -32,6 +32,7 @@ _OPTIONS = {  # of `specialize`, by the limit's name in a card
     "file_bytes": "--max-file",
     "sram_bytes": "--max-sram",
     "flash_bytes": "--max-flash",
+    "energy_mj": "--max-energy",
 }
 
 
