@@ -93,6 +93,16 @@ def test_a_front_of_nothing_and_of_other_cards(tmp_path: Path) -> None:
         front_of(tmp_path, TOP1)
 
 
+def test_what_was_delivered_is_found_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(run.folder.rglob("*"))
+    again = run.specialize(max_latency="5ms")
+    assert (
+        again.to_dict().items() <= json.loads(Path(again.folder, "card.json").read_text()).items()
+    )
+    assert "all was delivered before" in capsys.readouterr().err
+    assert sorted(run.folder.rglob("*")) == files
+
+
 def test_mistakes_are_named_as_they_were_given(run: Run) -> None:
     with pytest.raises(InputError, match=r"^max_latency: 'soon' is not a number with a unit"):
         run.specialize(max_latency="soon")
@@ -104,8 +114,6 @@ def test_mistakes_are_named_as_they_were_given(run: Run) -> None:
         run.specialize(max_latency=5, device="onnxruntime-cp")
     with pytest.raises(InputError, match=r"^precision: ncnn-cpu has fp32, not 'int8'"):
         run.specialize(max_latency=5, device="ncnn-cpu", precision="int8")
-    with pytest.raises(InputError, match="exists already"):
-        run.specialize(max_latency="5ms")
     with pytest.raises(InputError, match="no such run"):
         onceforall.open_run("none")
 

@@ -14,7 +14,7 @@ from typing import TypedDict
 from onceforall.devices import ENERGY, Target, device_named, tells_energy
 from onceforall.errors import InputError, choices
 from onceforall.pipeline.collecting import digest
-from onceforall.pipeline.delivering import Card, refuse_others
+from onceforall.pipeline.delivering import Card, delivered_before, refuse_others
 from onceforall.pipeline.evidence import gather_evidence
 from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
@@ -148,6 +148,15 @@ def specialize_all(
     cards: list[Card] = []
     missed: dict[tuple[Target, Limits], Infeasible | Unmet] = {}
     for target, folder in folders.items():
+        fitted_on = journal.fitted_on(str(target))
+        before = [
+            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric)
+            for x in budgets[target]
+        ]
+        if fitted_on is None and all(before):
+            say(f"{target}: all was delivered before, to {folder}")
+            cards += [card for card in before if card is not None]
+            continue
         evidence = gather_evidence(
             run,
             data,
@@ -158,7 +167,7 @@ def specialize_all(
             risk=risk,
             seed=seed,
             on=on,
-            fitted_on=journal.fitted_on(str(target)),
+            fitted_on=fitted_on,
         )
         journal.begun(evidence)
         for limits in budgets[target]:

@@ -184,14 +184,16 @@ def refuse_others(out: Path, supernet: SuperNet, target: Target, limits: Limits)
             )
 
 
-def delivered_before(evidence: Evidence, limits: Limits, out: Path) -> Card | None:
+def delivered_before(
+    out: Path, supernet: SuperNet, target: Target, limits: Limits, metric: Metric
+) -> Card | None:
     """The card of the network that was delivered to the folder; None: none was.
 
     Raises:
         InputError: as `refuse_others`.
     """
-    refuse_others(out, evidence.supernet, evidence.target, limits)
-    return Card.from_dict(read_json(out / CARD), evidence.metric) if out.exists() else None
+    refuse_others(out, supernet, target, limits)
+    return Card.from_dict(read_json(out / CARD), metric) if out.exists() else None
 
 
 def reference(evidence: Evidence, name: str, arch: Arch, out: Path) -> Card:
