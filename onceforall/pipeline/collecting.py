@@ -264,7 +264,8 @@ def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: 
         InputError: as `latencies_in`.
     """
     missing = wanted(family, _archs(latencies_in(path, target)), n, seed)
-    groups = [missing[i : i + devices.TOGETHER] for i in range(0, len(missing), devices.TOGETHER)]
+    together = 1 if target.known.estimated else devices.TOGETHER  # estimates need no turns
+    groups = [missing[i : i + together] for i in range(0, len(missing), together)]
     for group in track(groups, "latency records"):
         networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
         times = devices.measure_many(target, networks, ROUNDS)
