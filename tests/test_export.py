@@ -204,7 +204,7 @@ def test_a_file_says_what_it_is(format: str, tmp_path: Path) -> None:
     form = export.format_named(format)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     done = export.export(network, SHAPE, tmp_path / f"n{form.suffix}", format, facts)
-    assert form.read_facts(done.path) == {"arch": "x@8", "classes": '["a", "b"]'}
+    assert form.read_facts(done.path) == {"channels": "3", "arch": "x@8", "classes": '["a", "b"]'}
     assert export.format_of(done.path) == form
     assert done.digest == form.digest(done.path)
     done.path.write_bytes(b"rubbish")

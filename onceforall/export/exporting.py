@@ -76,12 +76,11 @@ def export(
     for file in form.files(path):
         refuse_existing(file, overwrite)
     network = copy.deepcopy(network).cpu().eval()
+    said = texts({"channels": shape[0], **(facts or {})})
     found: list[Exported] = []
 
     def write_and_check(temporary: Path) -> None:
-        form.write(
-            copy.deepcopy(network), shape, temporary, texts(facts or {}), precision, calibration
-        )
+        form.write(copy.deepcopy(network), shape, temporary, said, precision, calibration)
         found.append(_checked(form, network, shape, temporary, precision, images))
         for made, wanted in zip(form.files(temporary)[1:], form.files(path)[1:], strict=True):
             made.replace(wanted)  # the file that is named comes last: with it they are whole
