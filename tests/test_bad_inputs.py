@@ -308,6 +308,8 @@ records latency mbv3_mini --samples 100000000000    | samples
 records latency mbv3_mini --threads 0               | --threads
 records latency mbv3_mini --batch 0                 | --batch
 records latency mbv3_mini --precision fp8           | has fp32, int8, not 'fp8'
+records latency mbv3_mini --error 0                 | --error
+records latency mbv3_mini --error 5 --seconds 0     | --seconds
 records latency mbv3_mini --resolutions x           | --resolutions: 'x' is not a list of pixels
 records latency mbv3_mini --resolutions 4           | resolutions: 4
 records latency mbv3_mini --resolutions 0           | resolution
@@ -327,6 +329,14 @@ specialize G/run --max-macs 5ms                     | --max-macs: '5ms'
 specialize G/run --max-macs 0                       | macs: 0 is not above 0
 specialize G/run --max-params -1                    | params: -1 is not above 0
 specialize G/run --max-activations 5ms              | --max-activations: '5ms'
+specialize G/run --max-file 5ms                     | --max-file: '5ms'
+specialize G/run --max-file 0                       | file_bytes: 0 is not above 0
+specialize G/run --max-sram 5ms                     | --max-sram: '5ms'
+specialize G/run --max-sram 64KiB                   | limit sram_bytes: onnxruntime-cpu does not tell
+specialize G/run --max-flash 5ms                    | --max-flash: '5ms'
+specialize G/run --max-flash 64KiB                  | limit flash_bytes: onnxruntime-cpu does not tell
+specialize G/run --max-energy 5ms                   | --max-energy: '5ms'
+specialize G/run --max-latency vela=5ms             | --max-latency: vela=5ms: no such device
 specialize G/run --max-latency 5ms --device tpu     | device: 'tpu' is not known
 specialize G/run --max-latency 5ms --threads 0      | --threads
 specialize G/run --max-latency 5ms --batch 0        | --batch

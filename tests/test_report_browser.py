@@ -275,6 +275,7 @@ def test_what_is_shown_can_be_taken_away(opened: Callable[..., Opened], report: 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_records_are_all_there(opened: Callable[..., Opened], tmp_path: Path) -> None:
     """As many as a search could ever label; how fluid that is, `benchmarks/report.py` measures."""
     folder = recorded_run(tmp_path / "many", 20_000)

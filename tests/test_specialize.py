@@ -346,7 +346,10 @@ def test_what_is_counted_is_decided_before_anything_is_measured(run: Run, tmp_pa
         refuse_impossible(wavy, Limits(macs=1e9, params=1e9))
 
 
-def test_lower_bounds_are_shown_as_such(evidence: Evidence, tmp_path: Path) -> None:
+def test_lower_bounds_are_shown_as_such(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # whatever the terminal has: room for all columns
     lab = forgetful(evidence)
     whole = reference(lab, "smallest", evidence.supernet.space.smallest(), tmp_path)
     rows = [replace(whole, uncovered=names).to_dict() for names in ((), ("sin",))]

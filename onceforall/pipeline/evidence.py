@@ -150,7 +150,7 @@ class Evidence:
         known = self.store.find(arch, self.metric.name, of, without=[FILE])
         every = self.store.find(arch, self.metric.name, whole, without=[FILE])
         if known is None or every is None:
-            network = calibrated(self.supernet, arch, self.data)
+            network = self._calibrated(arch)
             first = self._score(network, arch, 0, self.images)
             rest = first + self._score(network, arch, self.images, None)
             fresh = collecting.score_record(self.supernet, arch, first, of)
@@ -161,9 +161,20 @@ class Evidence:
                 every = collecting.score_record(self.supernet, arch, rest, whole)
                 self._keep([every] if of != whole else [], self._file(MEASURED))
         self.scores[arch] = every.value
-        if self.target.file_precision(self.target.delivered_format) != "fp32":
+        if self._quantised:
             self.scores[arch] = self.score_file_of(arch, "validation").value
         return known.value
+
+    @property
+    def _quantised(self) -> bool:
+        """Whether files are of another precision than the networks they are written from."""
+        return self.target.file_precision(self.target.delivered_format) != "fp32"
+
+    def _calibrated(self, arch: Arch) -> nn.Module:
+        """The network of an arch: that of its file, where one is written or will be."""
+        if self._quantised or arch in self.files:
+            return self.file(arch).network
+        return calibrated(self.supernet, arch, self.data)
 
     def score_file_of(self, arch: Arch, split: str) -> Record:
         """The metric of the file that may be delivered, on all images of a split, unless it is
