@@ -332,9 +332,9 @@ specialize G/run --max-activations 5ms              | --max-activations: '5ms'
 specialize G/run --max-file 5ms                     | --max-file: '5ms'
 specialize G/run --max-file 0                       | file_bytes: 0 is not above 0
 specialize G/run --max-sram 5ms                     | --max-sram: '5ms'
-specialize G/run --max-sram 64KiB                   | limit sram_bytes: onnxruntime-cpu does not tell
+specialize G/run --max-sram 64KiB                   | limit sram_bytes: onnxruntime-cpu does
 specialize G/run --max-flash 5ms                    | --max-flash: '5ms'
-specialize G/run --max-flash 64KiB                  | limit flash_bytes: onnxruntime-cpu does not tell
+specialize G/run --max-flash 64KiB                  | limit flash_bytes: onnxruntime-cpu does
 specialize G/run --max-energy 5ms                   | --max-energy: '5ms'
 specialize G/run --max-latency vela=5ms             | --max-latency: vela=5ms: no such device
 specialize G/run --max-latency 5ms --device tpu     | device: 'tpu' is not known
