@@ -191,5 +191,6 @@ def test_from_weights_of_a_supernet_in_two_precisions(
         shown = run("classify", file.path, "IMAGE")["images"][0]["classes"][0]["class"]
         assert file.classes[int(printed.argmax())] == shown
     assert (tmp_path / "out" / "accuracy.jsonl").is_file()
-    with pytest.raises(InputError, match="exists already"):  # nothing is ever overwritten
-        run(*asked)
+    files = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert run(*asked)["networks"] == rows  # found again
+    assert files == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
