@@ -24,7 +24,6 @@ from onceforall.families import Family
 from onceforall.pipeline import collecting
 from onceforall.pipeline.latency_models import collect_until_predicted
 from onceforall.predictors import fit_latency
-from onceforall.records import read_labels
 from onceforall.space import Arch
 
 HELD_OUT = 40
@@ -51,7 +50,7 @@ def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.jsonl"
         done = collect_until_predicted(family, target, path, error=TARGET, seconds=seconds, seed=1)
-        labels = read_labels(path, space, collecting.LATENCY, positive=True, device=str(target))
+        labels = collecting.latency_labels(family, target, path)
     start = time.monotonic()
     predictor = fit_latency(labels)
     fitting = time.monotonic() - start

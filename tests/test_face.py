@@ -108,6 +108,8 @@ def test_mistakes_are_named_as_they_were_given(run: Run) -> None:
         run.specialize(max_latency="soon")
     with pytest.raises(InputError, match=r"^max_macs: '5ms' is not a number with a unit"):
         run.specialize(max_macs="5ms")
+    with pytest.raises(InputError, match=r"^max_mac: is no limit; .*did you mean 'max_macs'"):
+        run.specialize(max_mac="1M")  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"^limits: none given"):
         run.specialize()
     with pytest.raises(InputError, match=r"did you mean 'onnxruntime-cpu'"):
@@ -141,11 +143,11 @@ def test_of_two_precisions_the_better_is_picked(run: Run) -> None:
 def test_each_device_has_the_precisions_it_knows() -> None:
     asked = targets_of(["onnxruntime-cpu", "torch-cpu", "torch-cpu"], ["int8", "fp32"])
     assert [str(t) for t in asked] == ["onnxruntime-cpu-int8", "onnxruntime-cpu", "torch-cpu"]
-    (alone,) = budgets_of([Target()], max_macs="300M")[Target()]
+    (alone,) = budgets_of([Target()], limits={"max_macs": "300M"})[Target()]
     assert (alone.macs, alone.latency_ms) == (3e8, None)
     assert [b.latency_ms for b in budgets_of([Target()], ["5us", 2])[Target()]] == [0.005, 2]
     both = [Target(), Target("torch-cpu")]
-    of = budgets_of(both, ["torch-cpu=7ms", 2, "onnxruntime-cpu=1ms"], max_macs="1M")
+    of = budgets_of(both, ["torch-cpu=7ms", 2, "onnxruntime-cpu=1ms"], {"max_macs": "1M"})
     assert {t.device: [b.latency_ms for b in budgets] for t, budgets in of.items()} == {
         "onnxruntime-cpu": [2, 1],
         "torch-cpu": [7, 2],

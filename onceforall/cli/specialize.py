@@ -127,18 +127,16 @@ def specialize(
 
     asked = [part.strip() for part in precisions.split(",")]
     targets = targets_of(device or ["onnxruntime-cpu"], asked, threads, batch)
-    wanted = budgets_of(
-        targets,
-        max_latency or [],
-        spelled=lambda name: "--" + name.replace("_", "-"),
-        max_macs=max_macs,
-        max_params=max_params,
-        max_activations=max_activations,
-        max_file=max_file,
-        max_sram=max_sram,
-        max_flash=max_flash,
-        max_energy=max_energy,
-    )
+    limits = {
+        "max_macs": max_macs,
+        "max_params": max_params,
+        "max_activations": max_activations,
+        "max_file": max_file,
+        "max_sram": max_sram,
+        "max_flash": max_flash,
+        "max_energy": max_energy,
+    }
+    wanted = budgets_of(targets, max_latency or [], limits, _option)
     opened = _opened(run, weights, data, out, (mean, std))
     given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk}
     cards = specialize_all(opened, wanted, out, seed=seed, on=on, **given)
@@ -151,6 +149,11 @@ def specialize(
         network_tables(rows, opened.task.metric),
         command("report", opened.folder),
     )
+
+
+def _option(name: str) -> str:
+    """As an argument is typed: max_macs -> --max-macs."""
+    return "--" + name.replace("_", "-")
 
 
 def _opened(

@@ -30,6 +30,7 @@ from onceforall.families.settings import changed, of_networks
 from onceforall.predictors import choose, fit_accuracy, stalled
 from onceforall.progress import say, track
 from onceforall.records import (
+    Labels,
     Record,
     add,
     add_all,
@@ -310,6 +311,22 @@ def latencies_in(path: Path, target: Target) -> list[Record]:
         InputError: they are of another machine, or of another version of the runtime.
     """
     return refuse_others(path, LATENCY, str(target), devices.provenance(target))
+
+
+def latency_labels(family: Family, target: Target, path: Path) -> Labels:
+    """The latencies on the target that a file has, for predictors.
+
+    Raises:
+        InputError: as `read_labels`.
+    """
+    return read_labels(
+        path,
+        family.space,
+        LATENCY,
+        positive=True,
+        device=str(target),
+        settings=changed(family),
+    )
 
 
 def block_latencies(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict
 
 from onceforall.devices import ENERGY, Target, device_named, tells_energy
-from onceforall.errors import InputError, choices
+from onceforall.errors import InputError, choices, suggestion
 from onceforall.pipeline.collecting import digest
-from onceforall.pipeline.delivering import Card, delivered_before, refuse_others
+from onceforall.pipeline.delivering import Card, delivered_before
 from onceforall.pipeline.evidence import gather_evidence
 from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
@@ -24,9 +25,8 @@ from onceforall.progress import say
 from onceforall.search import Infeasible
 from onceforall.units import quantity
 
-Amount = (
-    str | float
-)  # "0.05ms", "vela=0.3ms", "300M"; a number is in ms, multiply-adds, parameters, bytes
+# "0.05ms", "vela=0.3ms", "300M"; a number is in ms, multiply-adds, parameters, bytes, mJ
+Amount = str | float
 
 
 class Options(TypedDict, total=False):
@@ -55,13 +55,6 @@ def specialize_run(
     devices: Sequence[str],
     precisions: Sequence[str],
     *,
-    max_macs: Amount | None = None,
-    max_params: Amount | None = None,
-    max_activations: Amount | None = None,
-    max_sram: Amount | None = None,
-    max_flash: Amount | None = None,
-    max_file: Amount | None = None,
-    max_energy: Amount | None = None,
     threads: int = 1,
     batch: int = 1,
     out: Path | str | None = None,
@@ -70,21 +63,13 @@ def specialize_run(
     risk: float = 1.0,
     seed: int = 0,
     on: str | None = None,
+    **limits: Amount | None,
 ) -> list[Card]:
-    """As `specialize_all`, of what a person says: names of devices, "0.05ms", "300M"."""
+    """As `specialize_all`, of what a person says: names of devices, "0.05ms", max_macs="300M"."""
+    targets = targets_of(devices, precisions, threads, batch)
     return specialize_all(
         run,
-        budgets_of(
-            targets_of(devices, precisions, threads, batch),
-            latencies,
-            max_macs=max_macs,
-            max_params=max_params,
-            max_activations=max_activations,
-            max_sram=max_sram,
-            max_flash=max_flash,
-            max_file=max_file,
-            max_energy=max_energy,
-        ),
+        budgets_of(targets, latencies, limits),
         None if out is None else Path(out),
         samples=samples,
         images=images,
@@ -126,12 +111,16 @@ def specialize_all(
     base = out or run.folder / "specialized"
     alone = out not in (None, run.folder) and len(budgets) == 1
     folders = {target: base if alone else base / str(target) for target in budgets}
+    before: dict[Target, list[Card | None]] = {}
     for target, folder in folders.items():
         for limits in budgets[target]:
             for name in limits.told:
                 if target.known.here and not (name == ENERGY and tells_energy()):
                     raise InputError(f"limit {name}: {target} does not tell it here")
-            refuse_others(folder / str(limits), run.supernet, target, limits)
+        before[target] = [
+            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric)
+            for x in budgets[target]
+        ]
     for limits in itertools.chain(*budgets.values()):
         refuse_impossible(run.supernet.family, limits)
     data = run.data()
@@ -149,13 +138,10 @@ def specialize_all(
     missed: dict[tuple[Target, Limits], Infeasible | Unmet] = {}
     for target, folder in folders.items():
         fitted_on = journal.fitted_on(str(target))
-        before = [
-            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric)
-            for x in budgets[target]
-        ]
-        if fitted_on is None and all(before):
+        found = [card for card in before[target] if card is not None]
+        if fitted_on is None and len(found) == len(budgets[target]):
             say(f"{target}: all was delivered before, to {folder}")
-            cards += [card for card in before if card is not None]
+            cards += found
             continue
         evidence = gather_evidence(
             run,
@@ -223,16 +209,15 @@ _LIMITED = {  # what a person calls a limit -> the field of `Limits`, and its un
 def budgets_of(
     targets: Sequence[Target],
     latencies: Sequence[Amount] = (),
+    limits: Mapping[str, Amount | None] = MappingProxyType({}),
     spelled: Callable[[str], str] = str,
-    **given: Amount | None,
 ) -> dict[Target, list[Limits]]:
     """Of each target one budget a latency, each with all the other limits.
 
     Args:
         latencies: of all targets; or such as "vela=0.3ms", of that device alone.
+        limits: all others, by the names that `_LIMITED` has, such as max_macs.
         spelled: how an argument such as max_latency is called where it was given.
-        given: max_macs, max_params, max_activations, max_sram, max_flash, max_file,
-            max_energy.
 
     Raises:
         InputError: not a number above 0 with a unit that fits, a device that is none of the
@@ -242,11 +227,13 @@ def budgets_of(
     def number(name: str, value: Amount | None, unit: str) -> float | None:
         return None if value is None else quantity(spelled(name), str(value), unit)
 
-    rest = {
-        field: number(name, given[name], unit)
-        for name, (field, unit) in _LIMITED.items()
-        if name in given
-    }
+    rest: dict[str, float | None] = {}
+    for name, value in limits.items():
+        if name not in _LIMITED:
+            known = choices(_LIMITED)
+            raise InputError(f"{name}: is no limit; there are {known}{suggestion(name, _LIMITED)}")
+        field, unit = _LIMITED[name]
+        rest[field] = number(name, value, unit)
     named = dict.fromkeys(target.device for target in targets)
     times: dict[str, list[float | None]] = {device: [] for device in named}
     for latency in latencies:

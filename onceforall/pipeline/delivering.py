@@ -165,7 +165,7 @@ def deliver(
     return card
 
 
-def refuse_others(out: Path, supernet: SuperNet, target: Target, limits: Limits) -> None:
+def refuse_other_networks(out: Path, supernet: SuperNet, target: Target, limits: Limits) -> None:
     """Raises InputError where the folder is there and holds anything but what was delivered of the
     supernet, for the target and the limits."""
     if not out.exists():
@@ -190,9 +190,9 @@ def delivered_before(
     """The card of the network that was delivered to the folder; None: none was.
 
     Raises:
-        InputError: as `refuse_others`.
+        InputError: as `refuse_other_networks`.
     """
-    refuse_others(out, supernet, target, limits)
+    refuse_other_networks(out, supernet, target, limits)
     return Card.from_dict(read_json(out / CARD), metric) if out.exists() else None
 
 

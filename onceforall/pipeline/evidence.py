@@ -329,9 +329,7 @@ def gather_evidence(
         error = f"{score_predictor.report.rmse:.2g} {metric.difference}"
         _say_error(metric.label, error, score_predictor.report)
     collecting.collect_latencies(family, target, latency_samples, times, seed + 1)
-    labels = read_labels(
-        times, space, collecting.LATENCY, positive=True, device=str(target), settings=settings
-    )
+    labels = collecting.latency_labels(family, target, times)
     if fitted_on is not None:
         labels = labels.take(np.arange(fitted_on.latencies))
     latency_predictor = fit_latency(labels, seed=seed)

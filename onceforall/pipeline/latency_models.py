@@ -15,11 +15,10 @@ import numpy as np
 from onceforall import devices
 from onceforall.devices import Target
 from onceforall.families import Family
-from onceforall.families.settings import changed
 from onceforall.pipeline import collecting
 from onceforall.predictors import Report, fit_latency
 from onceforall.progress import say
-from onceforall.records import Record, read_labels
+from onceforall.records import Record
 
 LEAST = 3 * devices.TOGETHER  # records before an error is believed
 MOST = 1000  # records: what more of them would tell, a model has no use for
@@ -93,15 +92,7 @@ def collect_until_predicted(
 
 
 def _error(family: Family, target: Target, path: Path, seed: int) -> Report:
-    labels = read_labels(
-        path,
-        family.space,
-        collecting.LATENCY,
-        positive=True,
-        device=str(target),
-        settings=changed(family),
-    )
-    report = fit_latency(labels, seed=seed).report
+    report = fit_latency(collecting.latency_labels(family, target, path), seed=seed).report
     assert report is not None
     return report
 

@@ -104,7 +104,7 @@ class Run:
             device: one of `onceforall devices`, or a YAML file that describes one.
             precision: fp32, int8, ...; of several, each device takes those that it has.
             options: other limits `max_macs="300M"`, `max_params="5M"`, `max_activations="256KiB"`,
-                `max_file`, `max_sram`, `max_flash`;
+                `max_file`, `max_sram`, `max_flash`, `max_energy`;
                 `threads` and `batch` of the device's runtime; `out`, a folder in the place of
                 RUN/specialized; `samples`, records that the predictors are fitted on; `images` of
                 validation that an arch is scored on; `risk`, `seed`, `on` as the command has them.
