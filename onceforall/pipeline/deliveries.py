@@ -1,7 +1,8 @@
 """Networks for several devices, precisions and budgets from one run: `specialize_all`.
 
 The command `specialize` and `Run.specialize` are this function, each with its own way to say what
-is wanted: `targets_of` and `budgets_of`.
+is wanted: `targets_of` and `budgets_of`. Knows runs, targets and limits; nothing of how a network
+is chosen.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def specialize_all(
         for limits in budgets[target]:
             for name in limits.told:
                 if target.known.here and not (name == ENERGY and tells_energy()):
-                    raise InputError(f"limit {name}: {target} does not tell it here")
+                    who = "" if name == ENERGY else "; vela does"
+                    raise InputError(f"limit {name}: {target} does not tell it here{who}")
         before[target] = [
             delivered_before(folder / str(x), run.supernet, target, x, run.task.metric)
             for x in budgets[target]
@@ -161,7 +163,8 @@ def specialize_all(
                 cards.append(specialize(evidence, limits, folder / str(limits), seed=seed))
             except (Infeasible, Unmet) as error:
                 missed[target, limits] = error
-                say(f"{target}: {error}")
+                if sum(len(each) for each in budgets.values()) > 1:  # else it is raised alone
+                    say(f"{target}: {error}")
     journal.finished()
     by_name = {str(target): target.device for target in budgets}
     met = {(by_name[card.device], card.name) for card in cards}
