@@ -84,7 +84,13 @@ def measure(
     batch: Batch = 1,
     precision: Precision = "fp32",
     resolution: Resolution = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs.")] = 21,
+    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs in a visit.")] = 9,
+    visits: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Times that the file is opened anew, a second apart: the noise is of all."
+        ),
+    ] = 5,
     as_json: Json = False,
 ) -> None:
     """Times a network on a device, with fresh weights: they make no difference. NET may be an
@@ -97,7 +103,7 @@ def measure(
     target = timing.Target(device, threads, batch, precision)
     refuse_missing(target)
     network, shape, about = to_time(net, resolution)
-    found = timing.measure(target, network, shape, rounds)
+    found = timing.measure(target, network, shape, rounds, visits=visits)
     told = dict(found.facts)
     noise = "" if found.noise is None else f"; within {100 * found.noise:.1f}%"
     extras = "".join(f"\n{key}  {value}" for key, value in told.items())
