@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, Weights, calibration_images
 from onceforall.columns import table
@@ -21,7 +22,11 @@ Resolution = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Of the device's runtime.")]
 Device = Annotated[
-    str, typer.Option(help="One of `onceforall devices`, or a YAML file that describes one.")
+    str,
+    typer.Option(
+        help="One of `onceforall devices`, or a YAML file that describes one.",
+        autocompletion=completing.devices,
+    ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images a run.")]
 On = Annotated[
@@ -33,7 +38,11 @@ On = Annotated[
     ),
 ]
 Precision = Annotated[
-    str, typer.Option(help="fp32, int8, bf16 or fp16: those that the device has.")
+    str,
+    typer.Option(
+        help="fp32, int8, bf16 or fp16: those that the device has.",
+        autocompletion=completing.precision,
+    ),
 ]
 
 
@@ -59,6 +68,7 @@ def info(
             metavar="DEVICE",
             help="Shows instead what each layer takes there; NET may be an exported file.",
             show_default=False,
+            autocompletion=completing.devices,
         ),
     ] = None,
     threads: Threads = 1,
@@ -119,10 +129,17 @@ def export(
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     weights: Weights = None,
     format: Annotated[
-        str, typer.Option(help="onnx, openvino, executorch, ncnn, litert or pt2.")
+        str,
+        typer.Option(
+            help="onnx, openvino, executorch, ncnn, litert or pt2.",
+            autocompletion=completing.formats,
+        ),
     ] = "onnx",
     resolution: Resolution = None,
-    precision: Annotated[str, typer.Option(help="fp32 or int8; of ncnn fp16, too.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32 or int8; of ncnn fp16, too.", autocompletion=completing.precision),
+    ] = "fp32",
     calibrate_data: Annotated[
         str | None,
         typer.Option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
 from onceforall.columns import Column, table
 from onceforall.errors import InputError, choices, suggestion
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 def zoo(
     name: Annotated[
-        str | None, typer.Argument(help="An id or a short name; all where it is left out.")
+        str | None,
+        typer.Argument(
+            help="An id or a short name; all where it is left out.",
+            autocompletion=completing.published,
+        ),
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch its weights into the cache folder.")
@@ -88,6 +93,7 @@ def convert(
             help="A network (net.config or its folder, MMRazor YAML, arch dictionary, arch as text"
             " or JSON, published id, FAMILY:largest) or weights (of the authors, of MMRazor, or a"
             " checkpoint).",
+            autocompletion=completing.networks,
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The file, or for official the folder, to write.")],
@@ -96,7 +102,11 @@ def convert(
         Path | None, typer.Option(help="Weights of the network that SRC describes.")
     ] = None,
     family: Annotated[
-        str | None, typer.Option(help="Of an arch dictionary or of supernet weights.")
+        str | None,
+        typer.Option(
+            help="Of an arch dictionary or of supernet weights.",
+            autocompletion=completing.families,
+        ),
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="In place of the one that SRC has, pixels.")
