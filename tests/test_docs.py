@@ -60,7 +60,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-reference, tables = script("reference"), script("tables")
+elsewhere, reference, tables = map(script, ("elsewhere", "reference", "tables"))
 
 
 @dataclass(frozen=True)
@@ -323,6 +323,47 @@ def test_what_made_figures_is_said_without_this_machine(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", words)
     assert figures.made()["command"] == "python benchmarks/costs.py run --draws 2 ../data"
     assert figures.made()["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+LOADING = (
+    '<script src="https://x.org/a.js"></script>',
+    '<link rel="stylesheet" href="//x.org/a.css">',
+    '<link rel="preconnect" href="https://x.org/">',
+    '<img src="HTTP://x.org/a.png">',
+    '<img srcset="a.png 1x, https://x.org/a.png 2x">',
+    '<svg><image xlink:href="https://x.org/a.png"/></svg>',
+    "<style>@import 'https://x.org/a.css';</style>",
+    '<p style="background: url(https://x.org/a.png)">',
+    '<iframe src="https://x.org"></iframe>',
+)
+NOT_LOADING = (
+    '<a href="https://x.org/a.js">https://x.org</a>',
+    '<link rel="canonical" href="https://x.org/">',
+    '<script src="assets/a.js"></script><script>"https://x.org/a.js"</script>',
+    '<img src="../a.png">',
+    '<img src="data:image/png;base64,//bb">',
+    "<code>url(https://x.org/a.png)</code>",
+    "<style>p { color: red }</style>url(https://x.org/a.png)",
+)
+
+
+@pytest.mark.parametrize("line", LOADING)
+def test_what_a_page_loads_from_other_hosts_is_found(line: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<html><body>{line}</body></html>")
+    (fault,) = elsewhere.faults(tmp_path)
+    assert fault.lower().startswith(f"{tmp_path}/page.html: loads ".lower())
+    assert "//x.org" in fault
+
+
+def test_a_style_that_loads_a_font_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.css").write_text("@font-face { src: url('https://x.org/a.woff2'), url(b.ttf) }")
+    assert len(list(elsewhere.faults(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("line", NOT_LOADING)
+def test_links_load_nothing(line: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<html><body>{line}</body></html>")
+    assert not list(elsewhere.faults(tmp_path))
 
 
 def test_every_setting_says_what_it_is() -> None:
