@@ -151,7 +151,7 @@ def main() -> None:
             for module, more in apart(network, shape, found).items()
         ]
     print(f"\n{differences}")
-    figures.write(given.out, {"costs": counted, "costs-apart": differences}, "timm", "fvcore")
+    figures.write(given.out, {"costs": counted}, "timm", "fvcore")
 
 
 def said(difference: int) -> str:

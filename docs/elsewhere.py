@@ -1,6 +1,6 @@
 """Says what built pages would load from other hosts: `python docs/elsewhere.py site`, status 1 if
 anything. `make docs` ends with it. Links to other hosts are none; a script, a style, a font or a
-picture is. What a script would load when it runs is not seen.
+picture is. What scripts load as they run is seen where the theme's own does, for some content.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ LOADS = {  # of each element: the attributes whose address is loaded
 }
 # Kinds of `link` whose address is only named.
 NAMED = {"alternate", "author", "canonical", "edit", "license", "me", "next", "prev"}
+BROUGHT = {"glightbox", "mermaid", "pyodide"}  # classes for which the theme's script loads code
 ELSEWHERE = re.compile(r"(?:https?:)?//[^\s,\"')]+", re.I)
 IN_STYLE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*((?:https?:)?//[^\s\"')]+)", re.I)
 
@@ -44,6 +45,7 @@ class _Page(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         self._in_style = tag == "style"
         self.found += IN_STYLE.findall(given.get("style", ""))
+        self.found += [f"code for {kind}" for kind in BROUGHT & set(given.get("class", "").split())]
         if tag == "link" and set(given.get("rel", "").lower().split()) <= NAMED:
             return
         for name in LOADS.get(tag, ()):

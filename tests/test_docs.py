@@ -355,6 +355,11 @@ def test_what_a_page_loads_from_other_hosts_is_found(line: str, tmp_path: Path) 
     assert "//x.org" in fault
 
 
+def test_content_that_the_theme_loads_code_for_is_found(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text('<pre class="mermaid"><code>graph LR</code></pre>')
+    assert [f.rpartition(": ")[2] for f in elsewhere.faults(tmp_path)] == ["loads code for mermaid"]
+
+
 def test_a_style_that_loads_a_font_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.css").write_text("@font-face { src: url('https://x.org/a.woff2'), url(b.ttf) }")
     assert len(list(elsewhere.faults(tmp_path))) == 1

@@ -12,6 +12,7 @@ from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, Weights, calibration_images
 from onceforall.columns import table
 from onceforall.errors import InputError, choices
+from onceforall.progress import say
 
 if TYPE_CHECKING:
     from onceforall.interop import Resolved
@@ -44,6 +45,9 @@ Precision = Annotated[
         autocompletion=completing.precision,
     ),
 ]
+
+
+CALIBRATED = 100  # images at a time, or a few more
 
 
 def resolved(net: str, resolution: int | None, weights: Path | None = None) -> Resolved:
@@ -144,7 +148,8 @@ def export(
         str | None,
         typer.Option(
             metavar="D",
-            help="For int8: training images, a data set or a folder, labelled or not.",
+            help="Training images, a data set or a folder, labelled or not: for int8, and for the"
+            " batch norms of a network that is taken out of a supernet.",
             show_default=False,
         ),
     ] = None,
@@ -155,7 +160,10 @@ def export(
 
     Example: onceforall export network.safetensors network.onnx
     """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     from onceforall import export as exporting
+    from onceforall import interop, supernet
     from onceforall.files import refuse_existing
 
     exporting.format_named(format).check_precision(precision)
@@ -170,6 +178,14 @@ def export(
         images = calibration_images(calibrate_data, network, calibrate)
     elif precision == "int8":
         raise InputError("--calibrate-data: int8 needs training images; name a folder of them")
+    if network.weights is not None and interop.kind_of(network.weights) == "supernet":
+        if images is not None:
+            supernet.calibrate(module, images.chunk(max(1, len(images) // CALIBRATED)))
+        elif any(isinstance(part, _BatchNorm) for part in module.modules()):
+            say(
+                f"{out}: its batch norms have no statistics of its own, so that it can be timed"
+                " but not used: --calibrate-data D measures them"
+            )
     done = exporting.export(
         module, shape, out, format, facts, precision=precision, calibration=images, images=images
     )

@@ -130,7 +130,7 @@ def convert(
         raise InputError(f"--to: {to!r} is not one of {choices(forms)}{suggestion(to, forms)}")
     refuse_existing(out)
     path = Path(source)
-    kind = "network" if weights is not None else _kind(path)
+    kind = "network" if weights is not None else interop.kind_of(path)
     if kind == "supernet":
         done = _convert_supernet(path, out, to, family)
     else:
@@ -150,20 +150,6 @@ def convert(
 
 def _written(paths: list[Path]) -> dict[str, Any]:
     return {"path": str(paths[0]), "paths": [str(path) for path in paths]}
-
-
-def _kind(path: Path) -> str:
-    """What a file holds: "description", or weights of a "network" or "supernet"."""
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.interop.tensors import is_torch_file, read_tensors
-    from onceforall.interop.weight_files import is_supernet
-    from onceforall.supernet import checkpoint
-
-    if is_torch_file(path):
-        return "supernet" if is_supernet(read_tensors(path)) else "network"
-    if is_checkpoint(path):
-        return str(checkpoint.describe(path)["kind"])
-    return "description"
 
 
 def _write_arch(source: str, network: StaticNetwork, out: Path, to: str) -> list[Path]:
