@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, Weights, labelled, numbers
 from onceforall.cli.networks import Batch, On, Resolution, resolved
@@ -32,6 +33,7 @@ def evaluate(
             help="fashion-mnist, digits, cifar10, or a folder: of class folders (all its images are"
             " used), or with train and val or test folders.",
             show_default=False,
+            autocompletion=completing.data,
         ),
     ],
     weights: Weights = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.networks import Batch, Device, On, Precision, Threads
 from onceforall.errors import InputError, choices
@@ -66,7 +67,12 @@ def accuracy(
         typer.Option(min=1, help="Validation images an arch is scored on; all where left out."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Another data set than the run's.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Another data set than the run's.",
+            show_default=False,
+            autocompletion=completing.data,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The file; RUN/accuracy.jsonl where left out.")
@@ -138,6 +144,7 @@ def latency(
         typer.Argument(
             metavar="FAMILY",
             help="A family's name (my_net.py:family in a file of yours), or the folder of a run.",
+            autocompletion=completing.families,
         ),
     ],
     device: Device = "onnxruntime-cpu",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.nets import numbers
 from onceforall.cli.networks import Batch, On, Threads
@@ -25,6 +26,7 @@ def specialize(
             metavar="RUN|S",
             help="The folder of a training run; or a family, with --weights and --data.",
             show_default=False,
+            autocompletion=completing.families,
         ),
     ],
     max_latency: Annotated[
@@ -68,6 +70,7 @@ def specialize(
             help="One of `onceforall devices`, or a YAML file that describes one; more than once"
             " for several. onnxruntime-cpu where left out.",
             show_default=False,
+            autocompletion=completing.devices,
         ),
     ] = None,
     threads: Threads = 1,
@@ -78,6 +81,7 @@ def specialize(
             "--precisions",
             "--precision",
             help="Such as fp32,int8: of several, the best measured is picked for each budget.",
+            autocompletion=completing.precisions,
         ),
     ] = "fp32",
     samples: Annotated[
@@ -99,6 +103,7 @@ def specialize(
         typer.Option(
             help="Another data set than the run's; with --weights, to calibrate and score on.",
             show_default=False,
+            autocompletion=completing.data,
         ),
     ] = None,
     mean: Annotated[
