@@ -11,7 +11,7 @@ from onceforall import data, families, training
 from onceforall.data import Source
 from onceforall.errors import InputError
 from onceforall.supernet import SuperNet, load_supernet
-from onceforall.training import load_settings
+from onceforall.training import fitting, load_settings
 from onceforall.training.fitting import parts_that_fit, seconds_of
 from onceforall.training.job import Job
 from onceforall.training.synchronised import Synchronised
@@ -66,6 +66,9 @@ def _rank(rank: int, folder: Path) -> None:
     _norm(rank, folder)
     found = trained(folder, "sync_batch_norm=true", group=training.Group(rank, 2))
     torch.save(found, folder / f"{rank}.pt")
+    fitting.PROBE_SECONDS = 0.02 + rank  # so that one tries more often than the other
+    group = training.Group(rank, 2)
+    trained(folder, "precision=auto", "sync_batch_norm=true", group=group)
     torch.distributed.destroy_process_group()
 
 
@@ -174,13 +177,38 @@ def test_the_precision_that_a_probe_finds_faster_is_kept(
     assert probes == [{"fp32", "bf16"}]
     assert f"precision: {chosen}; a backward pass in bf16 takes" in capfd.readouterr().err
 
+    run = tmp_path / "run-precision"
     settings = load_settings(str(tmp_path / "recipe.yaml"), ["threads=1", "precision=auto"])
-    run, digits = tmp_path / "run-precision", data.load(settings.data)
     (run / "supernet.safetensors").unlink()
     monkeypatch.setattr("onceforall.training.job.seconds_of", lambda ways: pytest.fail("asked"))
-    training.train(run, settings, digits, resume=True)
+    training.train(run, settings, data.load(settings.data), resume=True)
     again = load_supernet(run / "supernet.safetensors")[0].state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
+
+
+def test_a_little_faster_or_out_of_memory_is_no_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    settings = load_settings(str(tmp_path / "recipe.yaml"), ["precision=auto"])
+    job = Job(tmp_path / "run", settings, data.load(settings.data), training.Group())
+    asked: list[int] = []
+
+    def attempt(images: int) -> None:
+        asked.append(images)
+        if images > 4:
+            raise torch.OutOfMemoryError
+
+    def seconds(ways: dict) -> dict[str, float]:
+        for way in ways.values():
+            way()
+        return {"fp32": 1.0, "bf16": 0.97}
+
+    monkeypatch.setattr(job, "_attempt", attempt)
+    monkeypatch.setattr("onceforall.training.job.seconds_of", seconds)
+    job.settle()
+    assert job.modes.precision == "fp32"
+    assert asked == [16, 8, 4, 4]
 
 
 def test_what_is_probed_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from onceforall.training.state import State
 from onceforall.training.teacher import Teacher
 
 PROBED = 16  # images, of a precision that is tried
+CLEARLY = 0.95  # of fp32's time, at most: half of the numbers are worth it only then
 
 
 class Job:
@@ -111,26 +112,39 @@ class Job:
         if facts["accumulate"] > 1 and self.group.first:
             say(f"each batch is run in {facts['accumulate']} parts, as many as the memory asks for")
 
-    def settle(self) -> None:
-        """Chooses the precision where the settings leave it open, once for a run: bf16 where the
-        processes together find a backward pass faster with it than with fp32."""
+    def settle(self, known: str | None = None) -> None:
+        """Chooses the precision where the settings leave it open, once for a run, before the
+        optimiser's numbers come back: they lie in memory as weights of that precision do.
+
+        Args:
+            known: what was chosen when the run began.
+        """
         if self.settings.precision != AUTO:
             return
-        facts = self.state.facts
-        if "precision" not in facts:
-            share = self.settings.batch_size // self.group.size // self.accumulate
-            images = max(LEAST, min(share, PROBED))
-            ways = {name: partial(self._probe, name, images) for name in ("fp32", "bf16")}
-            every = self.group.gather(seconds_of(ways))
-            fp32, bf16 = (sum(found[name] for found in every) for name in ways)
-            facts["precision"] = "bf16" if bf16 < fp32 else "fp32"
-            if self.group.first:
-                say(
-                    f"precision: {facts['precision']}; a backward pass in bf16 takes"
-                    f" {bf16 / fp32:.2f} times as long as in fp32"
-                )
-        self.modes.precision = facts["precision"]
+        self.modes.precision = self.state.facts["precision"] = known or self._faster()
         self.modes.place(self.student)
+
+    def _faster(self) -> str:
+        """bf16 where the processes together find a backward pass clearly faster in it."""
+        share = self.settings.batch_size // self.group.size // self.accumulate
+        every = self.group.gather(self._probed(max(LEAST, min(share, PROBED))))
+        fp32, bf16 = (sum(found[name] for found in every) for name in ("fp32", "bf16"))
+        found = "bf16" if bf16 < CLEARLY * fp32 else "fp32"
+        if self.group.first:
+            say(
+                f"precision: {found}; a backward pass in bf16 takes {bf16 / fp32:.2f} times as"
+                " long as in fp32"
+            )
+        return found
+
+    def _probed(self, images: int) -> dict[str, float]:
+        try:
+            return seconds_of({p: partial(self._probe, p, images) for p in ("fp32", "bf16")})
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if images <= LEAST:
+                raise
+            return self._probed(images // 2)
 
     def _probe(self, precision: str, images: int) -> None:
         self.modes.precision = precision
@@ -139,13 +153,14 @@ class Job:
             torch.cuda.synchronize()
 
     def _attempt(self, images: int) -> None:
-        """A backward pass of the largest network on so many images; nothing is left of it."""
+        """A backward pass of the largest network on so many images; nothing is left of it. Other
+        processes are not waited for, as each tries as often as it likes."""
         largest = self.student.space.largest()
         size = (images, self.family.in_channels, largest.resolution, largest.resolution)
         buffers = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
         self.student.train()
         with self.objective.autocast():
-            found = self.forward(torch.zeros(size, device=self.group.device), largest)
+            found = self._run(torch.zeros(size, device=self.group.device), largest)
         found.float().square().mean().backward()
         self.student.zero_grad(set_to_none=True)
         for buffer, before in buffers:  # statistics of a network that is trained alone
@@ -191,9 +206,12 @@ class Job:
             if share and torch.is_grad_enabled() and arch == self.student.space.largest():
                 stack.enter_context(dropping(self.student.skeleton(arch), share))
             stack.enter_context(self.modes.norms())
-            if self.settings.recompute and torch.is_grad_enabled():
-                return recomputed(self.student, images, arch)
-            return self.student(images, arch)
+            return self._run(images, arch)
+
+    def _run(self, images: Tensor, arch: Arch) -> Tensor:
+        if self.settings.recompute and torch.is_grad_enabled():
+            return recomputed(self.student, images, arch)
+        return self.student(images, arch)
 
     # --- phases
 
@@ -281,12 +299,12 @@ class Job:
             InputError: it is of another family or another number of processes, or none is whole.
         """
         found = self.keeper.newest(self.curriculum.steps)
+        self.settle(None if found is None else found[1].facts.get("precision"))
         if found is not None:
             step = found[1].facts["step"]
             if step < self.curriculum.steps:
                 self.enter(self.curriculum.at(step)[0])
             self.keeper.restore(*found)
-        self.settle()
         self._load_teacher()
         self.keeper.check_best()
         self._fit()
