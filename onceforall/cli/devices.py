@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit
-from onceforall.cli.nets import Net
+from onceforall.cli.nets import Net, NoRecord, Weights, file_facts
 from onceforall.cli.networks import Batch, Device, Precision, Resolution, Threads, resolved
 from onceforall.columns import Column, table
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from onceforall.pipeline import Home
 
 
 def devices(
@@ -79,29 +81,45 @@ def devices(
 
 def measure(
     net: Net,
+    weights: Weights = None,
     device: Device = "onnxruntime-cpu",
     threads: Threads = 1,
     batch: Batch = 1,
     precision: Precision = "fp32",
     resolution: Resolution = None,
     rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs.")] = 21,
+    no_record: NoRecord = False,
     as_json: Json = False,
 ) -> None:
     """Times a network on a device, with fresh weights: they make no difference. NET may be an
     exported file, which is timed as it is.
 
+    Of a network with --weights RUN, or delivered into a run's folder, the result is added to the
+    run's measured.jsonl, where `specialize` finds it again on the same machine and runtime (but
+    one of fewer --rounds than its own 15).
+
     Example: onceforall measure ofa_mbv3_w1.0:smallest --device onnxruntime-cpu --threads 1
     """
     from onceforall import devices as timing
+    from onceforall.export import Opened
+    from onceforall.pipeline.collecting import BUSY, FEW
+    from onceforall.pipeline.evidence import TIMING_ROUNDS
 
     target = timing.Target(device, threads, batch, precision)
     refuse_missing(target)
-    network, shape, about = to_time(net, resolution)
+    network, shape, about, home = to_time(net, resolution, weights)
     found = timing.measure(target, network, shape, rounds)
     told = dict(found.facts)
     noise = "" if found.noise is None else f"; within {100 * found.noise:.1f}%"
     extras = "".join(f"\n{key}  {value}" for key, value in told.items())
     busy = timing.disturbed(target)
+    kept = None
+    if home is not None and not no_record:
+        few = rounds < TIMING_ROUNDS and not target.known.estimated
+        more = {**({BUSY: True} if busy else {}), **({FEW: True} if few else {})}
+        if isinstance(network, Path):
+            more |= file_facts(Opened(network))
+        kept = home.keep_latency(target, found, more)
     emit(
         {
             "median_ms": found.median_ms,
@@ -114,13 +132,15 @@ def measure(
             **about,
             **told,
             **timing.provenance(target),
+            "kept": None if kept is None else str(kept),
         },
         as_json,
         f"{found.median_ms:.4g} ms {'estimated' if target.known.estimated else 'median'}"
         f" (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g}; {found.runs} runs{noise}) on {target}"
         + ("; something else kept this machine busy" if busy else "")
         + ("; too noisy to compare networks by" if found.noisy else "")
-        + extras,
+        + extras
+        + ("" if kept is None else f"\nkept in {kept}"),
     )
 
 
@@ -132,13 +152,16 @@ def refuse_missing(target: Any) -> None:
 
 
 def to_time(
-    net: str, resolution: int | None
-) -> tuple[nn.Module | Path, tuple[int, int, int], dict[str, Any]]:
+    net: str, resolution: int | None, weights: Path | None = None
+) -> tuple[nn.Module | Path, tuple[int, int, int], dict[str, Any], Home | None]:
     """What a person named: an exported file, or a network with fresh weights; the shape of its
-    images; and what it is, for JSON."""
+    images; what it is, for JSON; and the run that it is of."""
     from onceforall.export import Opened, is_exported
+    from onceforall.pipeline import home_of
 
     if is_exported(net):
+        if weights is not None:
+            raise InputError(f"{net}: a file is timed as it is; leave out --weights")
         opened = Opened(Path(net))
         size = opened.resolution
         if resolution not in (None, size):
@@ -148,8 +171,9 @@ def to_time(
             "file": net,
             "bytes": opened.form.bytes(Path(net)),
         }
-        return opened.path, (opened.channels, size, size), about
-    network = resolved(net, resolution)
+        return opened.path, (opened.channels, size, size), about, home_of(opened)
+    network = resolved(net, resolution, weights)
     size = network.arch.resolution
     module = network.family.build(network.arch).eval()
-    return module, (network.family.in_channels, size, size), {"arch": str(network.arch)}
+    shape = (network.family.in_channels, size, size)
+    return module, shape, {"arch": str(network.arch)}, home_of(network)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from onceforall.cli.common import Json, emit
-from onceforall.cli.nets import Net, Weights, labelled, numbers
+from onceforall.cli.nets import Net, NoRecord, Weights, file_facts, labelled, numbers
 from onceforall.cli.networks import Batch, On, Resolution, resolved
 from onceforall.errors import InputError, choices
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from onceforall.cli.nets import Scored
     from onceforall.data import Images, Normalisation
+    from onceforall.pipeline import Home
     from onceforall.supernet import Metric, Score
     from onceforall.training import Group
 
@@ -30,7 +32,8 @@ def evaluate(
         typer.Option(
             metavar="D",
             help="fashion-mnist, digits, cifar10, or a folder: of class folders (all its images are"
-            " used), or with train and val or test folders.",
+            " used), or with train and val or test folders. The images of the network's own run are"
+            " split as the run has them.",
             show_default=False,
         ),
     ],
@@ -76,10 +79,14 @@ def evaluate(
         ),
     ] = None,
     on: On = None,
+    no_record: NoRecord = False,
     as_json: Json = False,
 ) -> None:
     """Measures the accuracy of a network, or another task's metric. NET may be an exported file,
     which is run by the runtime of its format. Under torchrun the processes share the images.
+
+    Of a network with --weights RUN, or delivered into a run's folder, the result is added to the
+    run's measured.jsonl, where `specialize` finds it again if all that it is of agrees.
 
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
@@ -106,19 +113,38 @@ def evaluate(
     module = judged.module if file else judged.module.to(place)
     size, channels = judged.resolution, judged.channels
     normalisation = _normalisation(mean, std, judged.data)
-    images, unlabelled, classes = labelled(
-        data, split, channels, normalisation, workers, calibrate, calibrate_data, max_unreadable
+    home = judged.home
+    scored = labelled(
+        data,
+        split,
+        channels,
+        normalisation,
+        workers,
+        calibrate,
+        calibrate_data,
+        max_unreadable,
+        None if home is None else home.source(data),
     )
+    images, classes = scored.images, scored.classes
     if len(classes) != judged.classes:
         raise InputError(f"--data: {data} has {len(classes)} classes, the network {judged.classes}")
-    if calibrate and unlabelled is not None:
-        batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
+    if calibrate and scored.unlabelled is not None:
+        batches = supernet.unlabelled_batches(scored.unlabelled, size, calibrate, module)
         supernet.calibrate(module, batches, estimator)
     found = _shared(group, module, size, images, metric, limit, batch)
     unreadable = _unreadable(group, images, found.images, max_unreadable)
     ranks.leave()
     if not group.first:
         return
+    kept = None
+    if home is not None and not no_record and found.images:
+        asked = len(images) if limit is None else min(limit, len(images))
+        of = {"supernet": home.supernet, **scored.facts, "images": asked, "scored": found.images}
+        if not file:
+            calibration = _calibration(scored, home, calibrate, estimator, calibrate_data or data)
+            of["calibration"] = calibration
+        of |= judged.file
+        kept = home.keep_score(found, of)
     emit(
         {
             **found.values,
@@ -128,13 +154,15 @@ def evaluate(
             f"{metric.name}_stderr": found.stderr,
             "calibrated_on": calibrate,
             "unreadable": unreadable,
+            "kept": None if kept is None else str(kept),
         },
         as_json,
         _spoken(found)
         + f"  on {found.images} images of {size} px"
         + ("" if found.stderr is None else f" (standard error {found.stderr:.2f})")
         + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
-        + (f"; {len(unreadable)} unreadable images left out" if unreadable else ""),
+        + (f"; {len(unreadable)} unreadable images left out" if unreadable else "")
+        + ("" if kept is None else f"\nkept in {kept}"),
     )
 
 
@@ -147,9 +175,13 @@ class _Judged(NamedTuple):
     classes: int
     task: str
     data: dict[str, Any]  # mean and std, where they are known
+    home: Home | None  # the run that it is of
+    file: dict[str, Any]  # of an exported one, as records name it
 
 
 def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
+    from onceforall.pipeline import home_of
+
     found = resolved(net, resolution, weights)
     family = found.family
     return _Judged(
@@ -159,11 +191,14 @@ def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
         family.classes,
         task_of(found.facts),
         found.data,
+        home_of(found),
+        {},
     )
 
 
 def _exported(net: str, resolution: int | None) -> _Judged:
     from onceforall.export import Opened
+    from onceforall.pipeline import home_of
 
     file = Opened(Path(net))
     if resolution not in (None, file.resolution):
@@ -171,8 +206,28 @@ def _exported(net: str, resolution: int | None) -> _Judged:
             f"--resolution: {net} is for images of {file.resolution} px, not {resolution}"
         )
     return _Judged(
-        file, file.resolution, file.channels, len(file.classes), task_of(file.facts), file.facts
+        file,
+        file.resolution,
+        file.channels,
+        len(file.classes),
+        task_of(file.facts),
+        file.facts,
+        home_of(file),
+        file_facts(file),
     )
+
+
+def _calibration(
+    scored: Scored, home: Home, images: int, estimator: str, named: str
+) -> Mapping[str, Any] | None:
+    """What batch norms were measured on, as records name it; None: nothing that is known."""
+    from onceforall.pipeline.collecting import calibration_facts
+
+    if not images:
+        return home.calibration
+    if scored.data is not None and scored.unlabelled is scored.data.train:
+        return calibration_facts(scored.data, images, estimator)
+    return {"images": images, "data": named, "estimator": estimator}
 
 
 def task_of(facts: Mapping[str, Any]) -> str:

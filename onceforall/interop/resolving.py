@@ -83,7 +83,8 @@ def resolve(
     """The network that a person named.
 
     Args:
-        weights: the file of its weights, where they are not its own.
+        weights: the file of its weights, where they are not its own; or the folder of a run, whose
+            supernet has them.
         resolution: in place of its own, pixels.
         family: of an arch dictionary that does not say it.
 
@@ -91,6 +92,8 @@ def resolve(
         InputError: it is nothing that is known; names what it could be.
     """
     path, beside, assumed = Path(net), None, False
+    if weights is not None and (weights / "settings.json").is_file():
+        weights /= "supernet.safetensors"
     if exists(path):
         found, assumed, beside = _of_path(path, resolution, family)
     else:
