@@ -28,9 +28,11 @@ CUT = 150  # validation images, which are not the usual tenth
 
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> Iterator[None]:
-    """Search asks for fewer predictions: which arch is found matters to no test here."""
+    """Search asks for fewer predictions, as it matters to no test here which arch is found; and
+    what else runs on this machine does not count."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(specializing, "EVALUATIONS", 100)
+        patch.setattr(devices, "disturbed", lambda target: False)
         yield
 
 
@@ -87,9 +89,9 @@ def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.Monk
         again.append(str(arch))
         return scored(supernet, arch, *args)
 
-    def timed_now(family: Any, target: Any, archs: Any, *args: Any) -> list[Record]:
-        again.extend(str(arch) for arch in archs)
-        return recorded(family, target, archs, *args)
+    def timed_now(family: Any, target: Any, archs: Any, found: Any, more: Any = ()) -> list[Record]:
+        again.extend(str(arch) for arch in archs if "file_digest" not in more)  # who won is timed
+        return recorded(family, target, archs, found, dict(more))
 
     for room in (collecting, evidences):
         monkeypatch.setattr(room, "calibrated", scoring)
@@ -98,7 +100,8 @@ def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.Monk
     assert len(set(again)) >= 8  # others were
     assert not set(ends) & set(again)
     for name, at in (("accuracy", 0), ("latency-onnxruntime-cpu", 1)):
-        values = {str(r.arch): r.value for r in read_jsonl(fresh / f"{name}.jsonl")}
+        records = read_jsonl(fresh / f"{name}.jsonl")
+        values = {str(r.arch): r.value for r in records if "file_digest" not in r.provenance}
         assert len(values) >= 10
         assert {arch: values[arch] for arch in ends} == {a: by_hand[a][at] for a in ends}
 
@@ -131,7 +134,6 @@ def test_what_is_of_something_else_is_kept_and_not_found(fresh: Path) -> None:
     assert record is not None
     network = calibrated(opened.supernet, arch, data)
     assert record.value == score(network, arch.resolution, data.validation).value == shown["top1"]
-    assert record.settings == read_jsonl(fresh / "measured.jsonl")[0].settings != {}
 
 
 def test_delivered_files_are_found_again(fresh: Path) -> None:

@@ -100,7 +100,8 @@ def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, evidence: Evi
         collecting.collect_scores(run.supernet, digits, 16, path, 50)
     moved = replace(digits, name="the same images, elsewhere")
     assert collecting.scored_on(path, run.supernet, moved, None) == 100
-    others = replace(digits, contents={"validation": {"0": [1, "another digest"]}})
+    contents = {**digits.contents, "validation": {"0": [1, "another digest"]}}
+    others = replace(digits, contents=contents)
     with pytest.raises(InputError, match=r"images_digest: its records of top1 are of \w+, new"):
         collecting.scored_on(path, run.supernet, others, None)
     times = read_jsonl(run.folder / "latency-onnxruntime-cpu.jsonl")
