@@ -16,6 +16,7 @@ from onceforall import devices, training
 from onceforall.cli import app
 from onceforall.data import Source, load
 from onceforall.devices import Target
+from onceforall.errors import InputError
 from onceforall.pipeline import collecting, open_run, specializing
 from onceforall.pipeline import evidence as evidences
 from onceforall.records import Record, Store, read_jsonl
@@ -183,6 +184,11 @@ def test_where_nothing_is_kept(fresh: Path, tmp_path: Path) -> None:
     assert run("evaluate", onnx, *scored, "--no-record")["kept"] is None
     assert run("measure", onnx, "--rounds", 1, "--no-record")["kept"] is None
     assert kept(fresh) == []
+    with pytest.raises(InputError, match="--weights: nowhere: no such file or run"):
+        run("measure", arch, "--weights", "nowhere")
+    run("measure", arch, "--weights", fresh, "--rounds", 1)
+    assert kept(fresh)[0].arch == open_run(fresh).supernet.space.smallest()  # of its resolutions
+    (fresh / "measured.jsonl").unlink()
     run("measure", onnx, "--rounds", 1)
     assert kept(fresh)[0].provenance["few_rounds"] is True
 

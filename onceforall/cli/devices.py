@@ -172,6 +172,8 @@ def to_time(
             "bytes": opened.form.bytes(Path(net)),
         }
         return opened.path, (opened.channels, size, size), about, home_of(opened)
+    if weights is not None and not weights.exists():
+        raise InputError(f"--weights: {weights}: no such file or run")
     network = resolved(net, resolution, weights)
     size = network.arch.resolution
     module = network.family.build(network.arch).eval()
