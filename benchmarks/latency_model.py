@@ -1,9 +1,10 @@
 """A latency model of this machine's CPU after a few minutes of measuring: `ofa_mbv3_w1.0`, 128 to
 224 px. What it predicts is compared with the times of 40 random networks that it has not seen; they
-are timed twice, some minutes apart, which is the noise that no model can be below. Beside it the
-look-up table whose sums of single layers stand for a network (`--blocks`).
+are timed before and after, in three visits each, and how far these two lie apart is the noise that
+no model can be below. Beside it the look-up table whose sums of single layers stand for a network
+(`--blocks`). `--raw FOLDER` keeps every time of it.
 
-    python benchmarks/latency_model.py onnxruntime-cpu openvino-cpu --seconds 180
+    python benchmarks/latency_model.py onnxruntime-cpu openvino-cpu --seconds 170 --blocks
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from onceforall.predictors import fit_latency
 from onceforall.space import Arch
 
 HELD_OUT = 40
+VISITS = 3  # of the held-out networks, before and after
 TARGET = 0.5  # percent: never reached, so that all of the time is used
 RESOLUTIONS = (128, 160, 192, 224)
 
@@ -35,15 +37,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("device", nargs="+")
     parser.add_argument("--seconds", type=float, default=180, help="of measuring")
+    parser.add_argument("--raw", type=Path, help="a folder for the times themselves")
     parser.add_argument("--blocks", action="store_true", help="time single layers, too")
     asked = parser.parse_args()
     family = families.get("ofa_mbv3_w1.0", resolutions=list(RESOLUTIONS))
     for device in asked.device:
-        print(json.dumps(judged(family, Target(device), asked.seconds, asked.blocks)), flush=True)
+        found, raw = judged(family, Target(device), asked.seconds, asked.blocks)
+        print(json.dumps(found), flush=True)
+        if asked.raw is not None:
+            asked.raw.mkdir(parents=True, exist_ok=True)
+            (asked.raw / f"{device}.json").write_text(json.dumps(raw), encoding="utf-8")
 
 
-def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict[str, object]:
-    """The model of one device, and how far it is off."""
+def judged(
+    family: Family, target: Target, seconds: float, blocks: bool
+) -> tuple[dict[str, object], dict[str, object]]:
+    """The model of one device, and how far it is off; and the times."""
     space = family.space
     tests = space.decode(space.sample(np.random.default_rng(77), HELD_OUT))
     first = timed(family, target, tests)
@@ -51,6 +60,7 @@ def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict
         path = Path(folder) / "records.jsonl"
         done = collect_until_predicted(family, target, path, error=TARGET, seconds=seconds, seed=1)
         labels = collecting.latency_labels(family, target, path)
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     start = time.monotonic()
     predictor = fit_latency(labels)
     fitting = time.monotonic() - start
@@ -66,13 +76,23 @@ def judged(family: Family, target: Target, seconds: float, blocks: bool) -> dict
         **{f"model_{k}": v for k, v in errors(predicted, measured).items()},
         **{f"noise_{k}": v for k, v in errors(second, first).items()},
     }
+    raw: dict[str, object] = {
+        "archs": [str(arch) for arch in tests],
+        "before": first.tolist(),
+        "after": second.tolist(),
+        "predicted": predicted.tolist(),
+        "records": records,
+    }
     if blocks:
+        start = time.monotonic()
         table = collecting.block_latencies(family, target, RESOLUTIONS)
         sums = table(space.encode(tests))
         scaled = sums * np.exp(np.mean(np.log(measured / sums)))  # its best case: one free factor
+        found["seconds_blocks"] = round(time.monotonic() - start)
+        raw["sums"] = sums.tolist()
         found |= {f"blocks_{k}": v for k, v in errors(sums, measured).items()}
         found |= {f"blocks_scaled_{k}": v for k, v in errors(scaled, measured).items()}
-    return found
+    return found, raw
 
 
 def timed(family: Family, target: Target, archs: list[Arch]) -> NDArray[np.float64]:
@@ -81,7 +101,7 @@ def timed(family: Family, target: Target, archs: list[Arch]) -> NDArray[np.float
     for i in range(0, len(archs), devices.TOGETHER):
         group = archs[i : i + devices.TOGETHER]
         pairs = [(family.build(a).eval(), collecting.shape_of(family, a)) for a in group]
-        times = devices.measure_many(target, pairs, collecting.ROUNDS)
+        times = devices.measure_many(target, pairs, collecting.ROUNDS, visits=VISITS)
         found += [latency.median_ms for latency in times]
     return np.array(found)
 

@@ -1,10 +1,13 @@
 """Devices: the timing loop, and that each device runs networks."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ from typer.testing import CliRunner
 
 from onceforall import devices, families
 from onceforall.cli import app
-from onceforall.devices import Device, Target
+from onceforall.devices import Device, Latency, Target, measuring
 from onceforall.devices import target as targets
-from onceforall.devices.timing import time_calls
+from onceforall.devices.timing import over_visits, time_calls
 from onceforall.errors import InputError
 from onceforall.export import format_named, write_for_timing
 from onceforall.testing import check_device
@@ -217,7 +220,7 @@ def test_networks_on_a_gpu_are_timed_on_every_device() -> None:
     ("option", "message"),
     [
         ("--threads 10000", "threads: 10000 is more than the"),
-        ("--batch 100000000", "batch: 100000000 x 3x32x32 needs"),
+        ("--batch 100000000", "batch: 100000000 x 3x20x20 needs"),
         ("--resolution 1000000", "resolution: 1000000 px is too large"),
     ],
 )
@@ -264,3 +267,51 @@ def test_what_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     known = devices.device_named("openvino-cpu")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert known.missing() == "pip install 'onceforall[openvino]'"
+
+
+def test_noise_of_several_visits_is_at_least_what_lies_between_them() -> None:
+    """By hand: Student's t for four degrees of freedom is 2.776; 1.2533 is a median's error."""
+    quiet = [Latency(ms, ms - 1, ms + 1, 10, 0.02) for ms in (10.0, 10.0, 11.0, 12.0, 12.0)]
+    found = over_visits(quiet)
+    assert (found.median_ms, found.p10_ms, found.p90_ms, found.runs) == (11, 10, 12, 50)
+    assert found.noise == pytest.approx(2.776 * 1.2533 * 1 / 5**0.5 / 11, rel=1e-3)
+    alike = over_visits([Latency(10.0, 9, 11, 10, 0.05)] * 5)
+    assert alike.noise == pytest.approx(0.05 / 5**0.5)
+    assert over_visits(quiet[:1]) is quiet[0]
+
+
+def test_runs_of_a_drifting_machine_agree_within_the_noise_of_visits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine whose speed wanders by some percent from one second to the next: of pairs of
+    measurements 95% should agree; those in one go do not know of it."""
+    rng = np.random.default_rng(3)
+    state = {"speed": 1.0}
+
+    def wander(seconds: float) -> None:
+        state["speed"] = float(np.exp(0.05 * rng.standard_normal()))
+
+    class Elsewhere:
+        def times(self, seconds: float) -> list[float]:
+            return list(10 * state["speed"] * np.exp(0.01 * rng.standard_normal(5)))
+
+    target = Target("torch-cpu")
+    monkeypatch.setattr(measuring.time, "sleep", wander)
+    monkeypatch.setattr(Target, "prepare", lambda *_: Elsewhere())
+    anchor = SimpleNamespace(call=Elsewhere(), fastest_ms=0.0, latest_ms=0.0, disturbed=False)
+    monkeypatch.setattr(measuring, "_anchor", lambda target: anchor)
+    share = {}
+    for visits in (1, devices.VISITS):
+        runs = []
+        for _ in range(40):
+            wander(0)
+            runs.append(devices.measure(target, torch.nn.Identity(), (3, 8, 8), visits=visits))
+        pairs = list(combinations(runs, 2))
+        agree = [
+            abs(a.median_ms - b.median_ms)
+            <= math.hypot(a.noise * a.median_ms, b.noise * b.median_ms)
+            for a, b in pairs
+        ]
+        share[visits] = float(np.mean(agree))
+    assert share[devices.VISITS] >= 0.93
+    assert share[1] < 0.5

@@ -222,3 +222,16 @@ def test_what_the_kernels_have(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         assert not fused.covers(other)
     assert fused.code(nn.GELU()) is None
+
+
+def test_a_block_in_training_compiles_as_one_graph() -> None:
+    """The compiler sees PyTorch's own operations, without a break; the results are the same but
+    for rounding."""
+    family = families.get("ofa_mbv3_w1.0")
+    network = family.fresh(family.space.largest(), torch.Generator().manual_seed(0)).train()
+    block = network.get_submodule("stage1_block2")
+    x = torch.randn(4, 24, 8, 8, generator=torch.Generator().manual_seed(1))
+    wanted = block(x)
+    torch._dynamo.reset()
+    found = torch.compile(block, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(found, wanted)

@@ -78,7 +78,16 @@ def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.Monk
     by_hand: dict[str, tuple[float, float]] = {}
     for arch in ends:
         top1 = run("evaluate", arch, "--weights", fresh, *USUAL)
-        timed = run("measure", arch, "--weights", fresh / "supernet.safetensors", "--rounds", 15)
+        timed = run(
+            "measure",
+            arch,
+            "--weights",
+            fresh / "supernet.safetensors",
+            "--rounds",
+            15,
+            "--visits",
+            1,
+        )
         assert top1["kept"] == timed["kept"] == str(fresh / "measured.jsonl")
         assert top1["n"] == CUT
         by_hand[arch] = top1["top1"], timed["median_ms"]
@@ -149,7 +158,7 @@ def test_delivered_files_are_found_again(fresh: Path) -> None:
         top1 = run("evaluate", path, "--data", "digits", "--split", "validation")
         assert top1["top1"] == pytest.approx(card["top1_validation"])
         assert top1["kept"] == str(fresh / "measured.jsonl")
-        run("measure", path, "--rounds", 15)
+        run("measure", path, "--rounds", 15, "--visits", 1)
     store = Store(fresh / "measured.jsonl")
     of = collecting.file_facts(opened.supernet, data, "test", card["file_digest"])
     in_file = store.find(arch, "top1", of)
@@ -178,18 +187,18 @@ def test_where_nothing_is_kept(fresh: Path, tmp_path: Path) -> None:
     own = shutil.copy(fresh / "supernet.safetensors", tmp_path / "sent" / "supernet.safetensors")
     scored = ("--data", "digits", "--limit", 40)
     assert run("evaluate", elsewhere, *scored)["kept"] is None
-    assert run("measure", elsewhere, "--rounds", 1)["kept"] is None
+    assert run("measure", elsewhere, "--rounds", 1, "--visits", 1)["kept"] is None
     assert run("evaluate", arch, "--weights", own, *scored)["kept"] is None
-    assert run("measure", arch, "--rounds", 1)["kept"] is None
+    assert run("measure", arch, "--rounds", 1, "--visits", 1)["kept"] is None
     assert run("evaluate", onnx, *scored, "--no-record")["kept"] is None
-    assert run("measure", onnx, "--rounds", 1, "--no-record")["kept"] is None
+    assert run("measure", onnx, "--rounds", 1, "--visits", 1, "--no-record")["kept"] is None
     assert kept(fresh) == []
     with pytest.raises(InputError, match="--weights: nowhere: no such file or run"):
         run("measure", arch, "--weights", "nowhere")
-    run("measure", arch, "--weights", fresh, "--rounds", 1)
+    run("measure", arch, "--weights", fresh, "--rounds", 1, "--visits", 1)
     assert kept(fresh)[0].arch == open_run(fresh).supernet.space.smallest()  # of its resolutions
     (fresh / "measured.jsonl").unlink()
-    run("measure", onnx, "--rounds", 1)
+    run("measure", onnx, "--rounds", 1, "--visits", 1)
     assert kept(fresh)[0].provenance["few_rounds"] is True
 
 

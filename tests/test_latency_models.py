@@ -29,7 +29,9 @@ class Stand:
         patch.setattr(devices, "measure_many", self.measure)
         patch.setattr(time, "monotonic", lambda: self.now)
 
-    def measure(self, target: Target, networks: list, rounds: int) -> list[Latency]:
+    def measure(
+        self, target: Target, networks: list, rounds: int, visits: int = 1
+    ) -> list[Latency]:
         found = []
         for network, (_, side, _) in networks:
             self.now += 1

@@ -61,7 +61,9 @@ class Machine:
                 raise Interrupted
             self.left -= 1
 
-    def measure(self, target: Target, networks: list, rounds: int = 0) -> list[Latency]:
+    def measure(
+        self, target: Target, networks: list, rounds: int = 0, visits: int = 1
+    ) -> list[Latency]:
         self.spend()
         found = []
         for network, (_, side, _) in networks:
@@ -110,7 +112,7 @@ def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
     whole = fresh(trained, tmp_path / "whole")
     wanted = plain(call(whole), whole)
     timed, scored = machine.timed.copy(), machine.scored.copy()
-    assert len({row["arch"] for row in wanted}) > 2
+    assert len({row["arch"] for row in wanted}) >= 2
     assert not (whole.folder / "specialized" / NAME).exists()
     for steps in [machine.spent // 4]:
         machine.timed.clear()
@@ -192,7 +194,7 @@ def test_what_a_device_tells_is_a_limit(
     """A device elsewhere that tells the memory it took."""
     run = fresh(trained, tmp_path / "run")
 
-    def measure(target: Target, networks: list, rounds: int = 0) -> list[Latency]:
+    def measure(target: Target, networks: list, rounds: int = 0, visits: int = 1) -> list[Latency]:
         found = []
         for network, (_, side, _) in networks:
             weights = (

@@ -433,6 +433,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "stochastic depth": {"stochastic_depth": 0.3},
     "fp16": {"precision": "fp16", "ema": 0.9},
     "bf16": {"precision": "bf16"},
+    "auto": {"precision": "auto"},
     "balanced": {"data": {"name": "digits", "balance": "sampling"}},
     "best": {"keep": "best", "validate_steps": 1, "ema": 0.9},
     "sizes": {"resolutions": [8, 12]},

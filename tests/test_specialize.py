@@ -194,7 +194,9 @@ def test_latencies_of_another_machine_or_runtime_are_not_mixed(
     family, target = run.supernet.family, Target()
     here = devices.provenance(target)
     path = tmp_path / f"latency-{target}.jsonl"
-    monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
+    monkeypatch.setattr(
+        devices, "measure_many", lambda t, n, r, **_: [Latency(9, 9, 9, 1)] * len(n)
+    )
     assert collecting.collect_latencies(family, target, 3, path) == 3
     assert all(r.provenance.items() >= here.items() for r in read_jsonl(path))
     for field, value in (("runtime", "onnxruntime 0.1"), ("processor", "abacus")):
@@ -398,7 +400,7 @@ def test_measuring_decides_and_teaches(
     """Where everything takes twice what was predicted, the budget is still kept."""
     asked: list[int] = []
 
-    def slow(target: Target, networks: list, rounds: int = 0) -> list[Latency]:
+    def slow(target: Target, networks: list, rounds: int = 0, visits: int = 1) -> list[Latency]:
         asked.append(len(networks))
         rows = []
         for network, _ in networks:
@@ -455,7 +457,9 @@ def test_what_was_measured_to_fit_stays_when_the_machine_gets_slow(
     slow = replace(forgetful(evidence), delivered={arch: before}, scores={arch: 50.0})
     large = evidence.supernet.space.largest()
     monkeypatch.setattr("onceforall.pipeline.specializing.propose", lambda *_: [large])
-    monkeypatch.setattr(devices, "measure_many", lambda t, n, r: [Latency(9, 9, 9, 1)] * len(n))
+    monkeypatch.setattr(
+        devices, "measure_many", lambda t, n, r, **_: [Latency(9, 9, 9, 1)] * len(n)
+    )
     monkeypatch.setattr(devices, "disturbed", lambda target: True)
     found = specialize(slow, Limits(latency_ms=1.0), tmp_path / "out")
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (arch, 0.5, 9)
@@ -487,7 +491,9 @@ class Script:
         patch.setattr(Evidence, "refit_latency", lambda *_: None)
         return replace(forgetful(evidence), scores=top1)
 
-    def measure(self, target: Target, networks: list, rounds: int) -> list[Latency]:
+    def measure(
+        self, target: Target, networks: list, rounds: int, visits: int = 1
+    ) -> list[Latency]:
         times = self.calls.pop(0)
         return [Latency(ms, ms, ms, 1) for ms, _ in zip(times, networks, strict=True)]
 

@@ -12,7 +12,7 @@ from onceforall.data import Source
 from onceforall.errors import InputError
 from onceforall.supernet import SuperNet, load_supernet
 from onceforall.training import load_settings
-from onceforall.training.fitting import parts_that_fit
+from onceforall.training.fitting import parts_that_fit, seconds_of
 from onceforall.training.job import Job
 from onceforall.training.synchronised import Synchronised
 
@@ -151,3 +151,48 @@ def test_finding_what_fits_leaves_nothing_behind(tmp_path: Path) -> None:
     job._attempt(4)
     assert all(torch.equal(t, before[name]) for name, t in job.student.state_dict().items())
     assert all(parameter.grad is None for parameter in job.student.parameters())
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_the_precision_that_a_probe_finds_faster_is_kept(
+    chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Weights are to the bit those of a run that was asked for it; what goes on does not ask again,
+    whatever it would find then."""
+    probes: list[set[str]] = []
+
+    def seconds(ways: dict) -> dict[str, float]:
+        probes.append(set(ways))
+        for way in ways.values():
+            way()
+        return {name: 1.0 if name == chosen else 1.25 for name in ways}
+
+    monkeypatch.setattr("onceforall.training.job.seconds_of", seconds)
+    asked = trained(tmp_path, "seed=0", f"precision={chosen}")
+    found = trained(tmp_path, "precision=auto")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in asked.items())
+    assert probes == [{"fp32", "bf16"}]
+    assert f"precision: {chosen}; a backward pass in bf16 takes" in capfd.readouterr().err
+
+    settings = load_settings(str(tmp_path / "recipe.yaml"), ["threads=1", "precision=auto"])
+    run, digits = tmp_path / "run-precision", data.load(settings.data)
+    (run / "supernet.safetensors").unlink()
+    monkeypatch.setattr("onceforall.training.job.seconds_of", lambda ways: pytest.fail("asked"))
+    training.train(run, settings, digits, resume=True)
+    again = load_supernet(run / "supernet.safetensors")[0].state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
+
+
+def test_what_is_probed_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], list[str]()
+
+    def way(name: str, seconds: float) -> None:
+        order.append(name)
+        now[0] += seconds
+
+    monkeypatch.setattr("onceforall.training.fitting.time.perf_counter", lambda: now[0])
+    found = seconds_of({"a": lambda: way("a", 0.3), "b": lambda: way("b", 0.2)})
+    assert found == {"a": pytest.approx(0.3), "b": pytest.approx(0.2)}
+    assert order == ["a", "b"] * 5
+    slow = seconds_of({"a": lambda: way("a", 30), "b": lambda: way("b", 20)})
+    assert slow == {"a": pytest.approx(30), "b": pytest.approx(20)}

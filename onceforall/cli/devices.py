@@ -87,7 +87,13 @@ def measure(
     batch: Batch = 1,
     precision: Precision = "fp32",
     resolution: Resolution = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs.")] = 21,
+    rounds: Annotated[int, typer.Option(min=1, help="Stretches of runs in a visit.")] = 9,
+    visits: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Times that the file is opened anew, a second apart: the noise is of all."
+        ),
+    ] = 5,
     no_record: NoRecord = False,
     as_json: Json = False,
 ) -> None:
@@ -108,14 +114,14 @@ def measure(
     target = timing.Target(device, threads, batch, precision)
     refuse_missing(target)
     network, shape, about, home = to_time(net, resolution, weights)
-    found = timing.measure(target, network, shape, rounds)
+    found = timing.measure(target, network, shape, rounds, visits=visits)
     told = dict(found.facts)
     noise = "" if found.noise is None else f"; within {100 * found.noise:.1f}%"
     extras = "".join(f"\n{key}  {value}" for key, value in told.items())
     busy = timing.disturbed(target)
     kept = None
     if home is not None and not no_record:
-        few = rounds < TIMING_ROUNDS and not target.known.estimated
+        few = rounds * visits < TIMING_ROUNDS and not target.known.estimated
         more = {**({BUSY: True} if busy else {}), **({FEW: True} if few else {})}
         if isinstance(network, Path):
             more |= file_facts(Opened(network))

@@ -7,7 +7,7 @@ is a device and how it is used; `measuring` times networks on one, in turns, by 
 
 from onceforall.devices.circumstances import provenance
 from onceforall.devices.energy import tells_energy
-from onceforall.devices.measuring import TOGETHER, disturbed, measure, measure_many
+from onceforall.devices.measuring import TOGETHER, VISITS, disturbed, measure, measure_many
 from onceforall.devices.table import MODULE, Device, device_named, devices, names
 from onceforall.devices.target import Target
 from onceforall.devices.timing import ENERGY, Latency, time_calls
@@ -16,6 +16,7 @@ __all__ = [
     "ENERGY",
     "MODULE",
     "TOGETHER",
+    "VISITS",
     "Device",
     "Latency",
     "Target",

@@ -87,9 +87,7 @@ class Target:
             InputError: a batch does not fit into memory, the device does not open such a file, or
                 its runtime is not installed.
         """
-        needed, there = _run_bytes(network, shape, self.batch), _memory_bytes()
-        if self.known.here and needed > there:
-            raise self._too_large(shape, f"needs {_gib(needed)}, this machine has {_gib(there)}")
+        needed = self._check_memory(network, shape)
         try:
             generator = torch.Generator().manual_seed(0)
             example = torch.randn((self.batch, *shape), generator=generator)
@@ -100,6 +98,18 @@ class Target:
                 raise
             raise self._too_large(shape, f"needs {_gib(needed)}, which was not there") from None
         return call
+
+    def written(
+        self, network: Network, shape: Shape, folder: Path, calibration: Tensor | None = None
+    ) -> Network:
+        """What the device opens: the file that was given, one written to `folder` (which is made),
+        or the module. `prepare` takes it.
+
+        Raises:
+            InputError: as `prepare`.
+        """
+        self._check_memory(network, shape)
+        return self._file(network, shape, folder, calibration)
 
     def profile(
         self, network: Network, shape: Shape, calibration: Tensor | None = None
@@ -131,8 +141,16 @@ class Target:
         network = _on_cpu(network)
         if self.format is None:
             return network
+        folder.mkdir(exist_ok=True)
         precision = self.file_precision(self.format)
         return write_for_timing(network, shape, folder, self.format, precision, calibration)
+
+    def _check_memory(self, network: Network, shape: Shape) -> int:
+        """Bytes that a run needs at least; raises InputError where this machine has less."""
+        needed, there = _run_bytes(network, shape, self.batch), _memory_bytes()
+        if self.known.here and needed > there:
+            raise self._too_large(shape, f"needs {_gib(needed)}, this machine has {_gib(there)}")
+        return needed
 
     def _too_large(self, shape: Shape, why: str) -> InputError:
         size = "x".join(str(n) for n in shape)

@@ -21,22 +21,27 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
+from scipy.special import stdtrit
+
 from onceforall.devices.energy import Meter
 
 ROUNDS = 9
 STRETCH_SECONDS = 0.02  # of one network in one round
 NOISY = 0.05  # half the width of an interval, as a share of the median
 ENERGY = "energy_mj"  # of a run, among the facts
+MEDIAN_ERROR = 1.2533  # of a median, in errors of a mean
 FEWEST_RUNS = 3  # of one network in one round, however slow
 
 
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds per run: the median over rounds of each round's median, and percentiles over
-    all runs. `noise` is half the width of the median's 95% interval, as a share of it: from how
-    far the rounds' medians lie apart (1.4826 times their median absolute deviation stands for a
-    standard deviation, 1.2533 of which over the root of their number is the error of a median);
-    None: of one round nothing can be said."""
+    all runs; of several visits the medians over them. `noise` is half the width of the median's
+    95% interval, as a share of it: from how far the rounds' medians lie apart (1.4826 times their
+    median absolute deviation stands for a standard deviation, 1.2533 of which over the root of
+    their number is the error of a median), or from how far visits lie apart (Student's t of their
+    standard deviation) where that is more. None: of one round nothing can be said."""
 
     median_ms: float
     p10_ms: float
@@ -82,6 +87,24 @@ def time_calls(
     return [_latency(m, sorted(t), f) for m, t, f in zip(medians, times, facts, strict=True)]
 
 
+def over_visits(visits: Sequence[Latency]) -> Latency:
+    """One latency of several that were taken at different times, of the same file opened anew."""
+    if len(visits) == 1:
+        return visits[0]
+    medians = np.array([visit.median_ms for visit in visits])
+    middle, n = float(np.median(medians)), len(visits)
+    between = float(stdtrit(n - 1, 0.975) * MEDIAN_ERROR * medians.std(ddof=1) / n**0.5 / middle)
+    within = median(visit.noise or 0.0 for visit in visits) / n**0.5
+    return Latency(
+        middle,
+        median(visit.p10_ms for visit in visits),
+        median(visit.p90_ms for visit in visits),
+        sum(visit.runs for visit in visits),
+        max(between, within),
+        visits[-1].facts,
+    )
+
+
 def _stretch(call: Callable[[], object], seconds: float) -> list[float]:
     """Milliseconds of each run of about `seconds` of runs."""
     found: list[float] = []
@@ -102,6 +125,6 @@ def _latency(medians: list[float], times: list[float], facts: dict[str, Any]) ->
     noise = None
     if len(medians) > 1:
         spread = median(abs(m - middle) for m in medians)
-        noise = 1.96 * 1.2533 * 1.4826 * spread / len(medians) ** 0.5 / middle
+        noise = 1.96 * MEDIAN_ERROR * 1.4826 * spread / len(medians) ** 0.5 / middle
     low, high = times[round(0.1 * last)], times[round(0.9 * last)]
     return Latency(middle, low, high, len(times), noise, facts)

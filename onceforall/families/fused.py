@@ -30,6 +30,8 @@ def usable(x: Tensor, *modules: nn.Module | None) -> bool:
     """Whether the operations here may compute what these modules compute of `x`: batch norms of
     the batch's statistics, in float32 or float64 on the CPU, with no hooks, modes, transforms or
     tracing that would have to know of each module's or operation's part."""
+    if torch.compiler.is_compiling():  # first: the compiler cannot follow the other questions
+        return False
     if type(x) not in (Tensor, nn.Parameter) or torch.is_autocast_enabled("cpu"):
         return False  # torch.fx traces with what is no tensor
     if not (x.device.type == "cpu" and x.dtype in kernels.SUFFIX and x.dim() == 4):
@@ -38,7 +40,7 @@ def usable(x: Tensor, *modules: nn.Module | None) -> bool:
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None or _has_any_global_hook():
         return False
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch._C._get_tracing_state() is not None:
         return False
     return all(m is None or _plain(m, x.dtype) for m in modules) and kernels.available()
 

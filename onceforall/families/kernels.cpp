@@ -19,12 +19,20 @@ using std::vector;
 
 namespace {
 
-// --- vectors: 64 bytes of channels; `n` of them where fewer are left
+// --- vectors: a register of channels; `n` of them where fewer are left
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64;
+#elif defined(__AVX__)
+constexpr int BYTES = 32;
+#else
+constexpr int BYTES = 16;
+#endif
 
 template <class T>
 struct Lanes {
-  static constexpr int L = 64 / sizeof(T);
-  typedef T V __attribute__((vector_size(64)));
+  static constexpr int L = BYTES / sizeof(T);
+  typedef T V __attribute__((vector_size(BYTES)));
 };
 template <class T>
 using Vec = typename Lanes<T>::V;
@@ -33,7 +41,7 @@ template <class T>
 inline Vec<T> load(const T* p, Int n) {
   Vec<T> v;
   if (n >= Lanes<T>::L) {
-    std::memcpy(&v, p, 64);
+    std::memcpy(&v, p, BYTES);
   } else {
     v = Vec<T>{};
     for (Int i = 0; i < n; i++) v[i] = p[i];
@@ -44,7 +52,7 @@ inline Vec<T> load(const T* p, Int n) {
 template <class T>
 inline void store(T* p, Vec<T> v, Int n) {
   if (n >= Lanes<T>::L) {
-    std::memcpy(p, &v, 64);
+    std::memcpy(p, &v, BYTES);
   } else {
     for (Int i = 0; i < n; i++) p[i] = v[i];
   }

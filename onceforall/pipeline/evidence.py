@@ -153,7 +153,7 @@ class Evidence:
         found = self.store.find(arch, collecting.LATENCY, of, str(self.target), self._stale)
         if found is None:
             timed = ready.network if self.target.format is None else ready.exported.path
-            (found,) = self._timed([timed], [arch], {FILE: digest})
+            (found,) = self._timed([timed], [arch], {FILE: digest}, devices.VISITS)
         return found
 
     @property
@@ -162,12 +162,16 @@ class Evidence:
         return (FEW,) if self.resumed else (BUSY, FEW)
 
     def _timed(
-        self, networks: Sequence[nn.Module | Path], archs: Sequence[Arch], more: dict[str, Any]
+        self,
+        networks: Sequence[nn.Module | Path],
+        archs: Sequence[Arch],
+        more: dict[str, Any],
+        visits: int = 1,
     ) -> list[Record]:
         family = self.supernet.family
         shapes = [collecting.shape_of(family, arch) for arch in archs]
         pairs = list(zip(networks, shapes, strict=True))
-        found = devices.measure_many(self.target, pairs, TIMING_ROUNDS)
+        found = devices.measure_many(self.target, pairs, TIMING_ROUNDS, visits=visits)
         busy = devices.disturbed(self.target)
         more = more | ({BUSY: True} if busy else {})
         records = collecting.latency_records(family, self.target, archs, found, more)

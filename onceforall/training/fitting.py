@@ -1,14 +1,18 @@
-"""How many parts a batch is run in so that it fits into a GPU's memory. Knows no networks."""
+"""What is found by trying it before the first step: how many parts a batch is run in so that it
+fits into a GPU's memory, and which of several ways is fastest. Knows no networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
 
 import torch
 
 from onceforall.errors import InputError
 
 LEAST = 2  # images of a part: batch norm needs as many
+PROBE_SECONDS = 2.0  # of trying what is fastest, all ways together
 
 
 def parts_that_fit(attempt: Callable[[int], None], images: int) -> int:
@@ -31,3 +35,18 @@ def parts_that_fit(attempt: Callable[[int], None], images: int) -> int:
         f"batch_size: not even {LEAST} images of the largest network fit into the GPU's memory;"
         " recompute=true or smaller resolutions take less"
     )
+
+
+def seconds_of(ways: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """The median time of each way, in turns for some seconds, after a run that is not counted. What
+    runs on a GPU has to wait for it."""
+    for way in ways.values():
+        way()
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    end = time.perf_counter() + PROBE_SECONDS
+    while not all(spent.values()) or time.perf_counter() < end:
+        for name, way in ways.items():
+            since = time.perf_counter()
+            way()
+            spent[name].append(time.perf_counter() - since)
+    return {name: median(each) for name, each in spent.items()}

@@ -23,7 +23,7 @@ from onceforall.training.alone import Alone
 from onceforall.training.curricula import Curriculum, Phase, curriculum
 from onceforall.training.dropping import dropping
 from onceforall.training.feed import Feed, mixed
-from onceforall.training.fitting import parts_that_fit
+from onceforall.training.fitting import LEAST, parts_that_fit, seconds_of
 from onceforall.training.keeper import Keeper
 from onceforall.training.logs import Log, Reading, memory_bytes, need_board, scores_shown
 from onceforall.training.modes import Modes
@@ -33,9 +33,11 @@ from onceforall.training.ranks import GradientMeans, Group
 from onceforall.training.recomputing import recomputed
 from onceforall.training.scale import family_of
 from onceforall.training.seeds import seed_of
-from onceforall.training.settings import Settings
+from onceforall.training.settings import AUTO, Settings
 from onceforall.training.state import State
 from onceforall.training.teacher import Teacher
+
+PROBED = 16  # images, of a precision that is tried
 
 
 class Job:
@@ -109,15 +111,45 @@ class Job:
         if facts["accumulate"] > 1 and self.group.first:
             say(f"each batch is run in {facts['accumulate']} parts, as many as the memory asks for")
 
+    def settle(self) -> None:
+        """Chooses the precision where the settings leave it open, once for a run: bf16 where the
+        processes together find a backward pass faster with it than with fp32."""
+        if self.settings.precision != AUTO:
+            return
+        facts = self.state.facts
+        if "precision" not in facts:
+            share = self.settings.batch_size // self.group.size // self.accumulate
+            images = max(LEAST, min(share, PROBED))
+            ways = {name: partial(self._probe, name, images) for name in ("fp32", "bf16")}
+            every = self.group.gather(seconds_of(ways))
+            fp32, bf16 = (sum(found[name] for found in every) for name in ways)
+            facts["precision"] = "bf16" if bf16 < fp32 else "fp32"
+            if self.group.first:
+                say(
+                    f"precision: {facts['precision']}; a backward pass in bf16 takes"
+                    f" {bf16 / fp32:.2f} times as long as in fp32"
+                )
+        self.modes.precision = facts["precision"]
+        self.modes.place(self.student)
+
+    def _probe(self, precision: str, images: int) -> None:
+        self.modes.precision = precision
+        self._attempt(images)
+        if self.group.device.type == "cuda":
+            torch.cuda.synchronize()
+
     def _attempt(self, images: int) -> None:
         """A backward pass of the largest network on so many images; nothing is left of it."""
         largest = self.student.space.largest()
         size = (images, self.family.in_channels, largest.resolution, largest.resolution)
+        buffers = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
         self.student.train()
         with self.objective.autocast():
             found = self.forward(torch.zeros(size, device=self.group.device), largest)
         found.float().square().mean().backward()
         self.student.zero_grad(set_to_none=True)
+        for buffer, before in buffers:  # statistics of a network that is trained alone
+            buffer.copy_(before)
 
     def _start_from(self, path: Path) -> None:
         """Puts a trained network's weights into the largest network, and makes that network the
@@ -254,6 +286,7 @@ class Job:
             if step < self.curriculum.steps:
                 self.enter(self.curriculum.at(step)[0])
             self.keeper.restore(*found)
+        self.settle()
         self._load_teacher()
         self.keeper.check_best()
         self._fit()

@@ -30,7 +30,7 @@ from onceforall.training.settings import Settings
 from onceforall.training.state import MODEL, State
 
 # Of the state's own: the best score so far, whether photos are held, whether there is a teacher.
-FACTS = ("accumulate", "best", "held", "taught")
+FACTS = ("accumulate", "best", "held", "precision", "taught")
 
 
 class Keeper:

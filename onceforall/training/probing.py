@@ -80,6 +80,7 @@ def measure(settings: Settings, data: Data, group: Group, each: int | None) -> l
         numbers(settings),
     ):
         job = Job(Path(nothing), settings, data, group)
+        job.settle()
         phases = job.curriculum.phases
         with bar("measuring", len(phases)) as shown:
             found = []

@@ -18,7 +18,8 @@ from onceforall.supernet.tasks import CLASSIFICATION
 from onceforall.training.curricula import RULES, PhasePlan
 from onceforall.training.objectives import DIVERGENCES
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+AUTO = "auto"  # of the precision: chosen by a probe where the run begins
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", AUTO)
 OPTIMIZERS = ("sgd", "adamw")
 ATTENDED = ("best", "worst")
 PARTS = ("all", "head")
@@ -174,7 +175,8 @@ class Settings:
     cutmix: float = 0.0
     # likewise where a part of an image is put into another one
     precision: str = "fp32"
-    # "fp32", "tf32" (of an NVIDIA GPU), "bf16", or "fp16" with scaled losses
+    # "fp32", "tf32" (of an NVIDIA GPU), "bf16", "fp16" with scaled losses, or "auto": bf16
+    # where a probe of two seconds finds it faster than fp32, as many CPUs do not
     sync_batch_norm: bool = False
     # whether processes normalise by the statistics of the whole batch, or each by its part's
     seed: int = 0

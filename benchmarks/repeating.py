@@ -1,0 +1,79 @@
+"""Whether a latency is within the noise that was stated when it was measured before.
+
+Each run is a process of its own, `onceforall measure FILE`; runs of the networks take turns. Of all
+pairs of runs of a network it is counted how many agree: they differ by no more than the root of the
+sum of both noises squared, as 95% of pairs should. `--visits 1` is what a measurement in one go
+would have said.
+
+    python benchmarks/repeating.py onnxruntime-cpu openvino-cpu --runs 6
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from itertools import combinations
+from pathlib import Path
+
+from onceforall import families
+from onceforall.devices import VISITS, Target
+from onceforall.pipeline.collecting import shape_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("device", nargs="+")
+    parser.add_argument("--runs", type=int, default=6)
+    parser.add_argument("--visits", type=int, nargs="+", default=[1, VISITS])
+    asked = parser.parse_args()
+    family = families.get("ofa_mbv3_w1.0", resolutions=[128, 224])
+    archs = {"smallest": family.space.smallest(), "largest": family.space.largest()}
+    for device in asked.device:
+        target = Target(device)
+        with tempfile.TemporaryDirectory() as folder:
+            files = {
+                name: target.written(
+                    family.build(arch).eval(), shape_of(family, arch), Path(folder, name)
+                )
+                for name, arch in archs.items()
+            }
+            told: dict[tuple[str, int], list[tuple[float, float]]] = {}
+            for _ in range(asked.runs):
+                for name, file in files.items():
+                    for visits in asked.visits:
+                        run = measured(device, str(file), visits)
+                        told.setdefault((name, visits), []).append(run)
+        for (name, visits), runs in told.items():
+            print(json.dumps(row(device, name, visits, runs)), flush=True)
+
+
+def measured(device: str, file: str, visits: int) -> tuple[float, float]:
+    """Milliseconds and noise, by the command in a process of its own."""
+    command = [sys.executable, "-m", "onceforall", "measure", file, "--device", device]
+    command += ["--visits", str(visits), "--json"]
+    said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return said["median_ms"], said["noise"]
+
+
+def row(
+    device: str, network: str, visits: int, runs: list[tuple[float, float]]
+) -> dict[str, object]:
+    pairs = list(combinations(runs, 2))
+    agree = sum(abs(a - b) <= math.hypot(a * na, b * nb) for (a, na), (b, nb) in pairs)
+    return {
+        "device": device,
+        "network": network,
+        "visits": visits,
+        "ms": [round(ms, 4) for ms, _ in runs],
+        "noise_percent": [round(100 * noise, 1) for _, noise in runs],
+        "pairs": len(pairs),
+        "agree": agree,
+    }
+
+
+if __name__ == "__main__":
+    main()
