@@ -102,7 +102,7 @@ def measure(
 
     Of a network with --weights RUN, or delivered into a run's folder, the result is added to the
     run's measured.jsonl, where `specialize` finds it again on the same machine and runtime (but
-    one of fewer --rounds than its own 15).
+    one of fewer rounds in all than its own 15).
 
     Example: onceforall measure ofa_mbv3_w1.0:smallest --device onnxruntime-cpu --threads 1
     """
