@@ -26,6 +26,7 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python docs/reference.py
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python docs/elsewhere.py site
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onceforall needs Python 3.11 or later")'

@@ -1,6 +1,6 @@
 """Whether a supernet of any network keeps what it promises, on random archs of many families.
 
-    python benchmarks/any_network.py [FAMILY ...] [--archs 112] [--exported 3]
+    python benchmarks/any_network.py [FAMILY ...] [--archs 112] [--exported 3] [--out FILE]
 
 Families of ours, and networks of timm and torchvision that `elastic` makes families of
 (`elastic_networks.py`), with random weights, norms and statistics. Of each arch:
@@ -26,7 +26,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import figures
 import numpy as np
 import torch
 from elastic_networks import FAMILIES as BUILDERS
@@ -77,29 +79,30 @@ class Row:
     seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        own = "none"
-        if self.own:
-            equal = sum(d == 0 for d in self.own)
-            own = f"{len(self.own)} ({equal} to the bit, {max(self.own):.0e})"
-        cells = [
-            self.family,
-            self.archs,
-            self.lent_equally,
-            self.gradients,
-            own,
-            f"{max(self.onnx):.0e}" if self.onnx else "",
-            f"{self.groups} / {len(self.refused)}",
-            f"{self.sorted_by:.0e}",
-            f"{self.seconds:.0f}",
-        ]
-        return "| " + " | ".join(map(str, cells)) + " |"
+    def shown(self) -> dict[str, Any]:
+        """As a row of the table."""
+        equal = sum(difference == 0 for difference in self.own)
+        return {
+            **{name: getattr(self, name) for name in SHOWN},
+            "own": f"{len(self.own)} ({equal} to the bit)" if self.own else "none",
+            "own_by": max(self.own, default=None),
+            "onnx": max(self.onnx, default=None),
+            "refused": len(self.refused),
+        }
 
 
-HEAD = (
-    "| family | archs | bit-equal | gradients | own network equal | ONNX | groups sorted / refused"
-    " | largest, sorted | seconds |\n|---|---|---|---|---|---|---|---|---|"
-)
+SHOWN = ("family", "archs", "lent_equally", "gradients", "groups", "sorted_by", "seconds")
+COLUMNS = {
+    "family": "{family}",
+    "archs": "{archs}",
+    "bit-equal": "{lent_equally}",
+    "gradients": "{gradients}",
+    "own network equal": "{own}",
+    "by": "{own_by:.0e}",
+    "ONNX": "{onnx:.0e}",
+    "groups sorted / refused": "{groups} / {refused}",
+    "largest, sorted": "{sorted_by:.0e}",
+}
 
 
 def randomise(network: nn.Module, seed: int) -> None:
@@ -200,16 +203,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("families", nargs="*", default=list(MAKERS), metavar="FAMILY")
     parser.add_argument("--archs", type=int, default=112, help="of each family")
     parser.add_argument("--exported", type=int, default=3, help="of these, written as ONNX")
+    figures.add_option(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(HEAD, flush=True)
-    faults = []
+    table, faults = figures.Table(COLUMNS), []
     for name in options.families:
         row = checked(MAKERS[name](), options.archs, options.exported)
-        print(row, flush=True)
+        table.add(**row.shown())
         for text in (*row.refused, *row.faults):
             say(f"{name}: {text}")
         faults += row.faults
+    figures.write(options.out, {"any-network": table}, "torchvision", "timm", "onnxruntime")
     return 1 if faults else 0
 
 

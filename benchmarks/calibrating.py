@@ -1,7 +1,7 @@
 """Which estimator of batch-norm statistics is the better one, on real networks and images.
 
-    python benchmarks/calibrating.py published FOLDER [--draws 4]
-    python benchmarks/calibrating.py run RUN [--draws 4] [--archs 3]
+    python benchmarks/calibrating.py published FOLDER [--draws 4] [--out FILE]
+    python benchmarks/calibrating.py run RUN [--draws 4] [--archs 3] [--out FILE]
 
 `published`: FOLDER has the authors' ProxylessNAS network with its ImageNet weights
 (`proxyless/`) and 1000 ImageNet images (`imagenet_samples/val/`). `run`: sub-networks of a
@@ -24,6 +24,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+import figures
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,15 @@ from onceforall.pipeline import open_run
 from onceforall.supernet import ESTIMATORS, calibrate
 
 EVALUATED = 250  # images at a time
+COLUMNS = {
+    "images": "{images}",
+    "batch": "{batch}",
+    "estimator": "{estimator}",
+    "top-1, points": "{top1:+.2f} ({spread:.2f})",
+    "logits": "{logits:.4f}",
+    "means": "{means:.4f}",
+    "variances": "{variances:.4f}",
+}
 
 
 class Case(NamedTuple):
@@ -150,6 +160,7 @@ def main() -> None:
         kind.add_argument("--draws", type=int, default=4)
         kind.add_argument("--images", type=int, nargs="+", default=[50, 200, 500])
         kind.add_argument("--batches", type=int, nargs="+", default=[10, 25, 50, 100])
+        figures.add_option(kind)
     given = parser.parse_args()
     torch.set_num_threads(1)
     cases = (
@@ -159,25 +170,29 @@ def main() -> None:
     )
     settings = [(n, batch) for n in given.images for batch in given.batches if batch <= n]
     rows: dict[tuple[int, int, str], list[Row]] = defaultdict(list)
+    said = []
     for seed, case in enumerate(cases):
         _, before = judged(case.network, case)
         _, top1 = judged(calibrate(copy.deepcopy(case.network), [case.pool]), case)
-        print(
+        said.append(
             f"{len(case.pool)} images to calibrate on, {len(case.images)} to evaluate on:"
             f" top-1 {before:.2f}% as it came, {top1:.2f}% calibrated on all"
         )
+        print(said[-1], flush=True)
         for key, found in study(case, settings, given.draws, seed).items():
             rows[key] += found
-    print(f"\nMeans (standard errors of top-1) of {len(cases)} cases x {given.draws} draws\n")
-    print("| images | batch | estimator | top-1, points | logits | means | variances |")
-    print("|---|---|---|---|---|---|---|")
+    note = f"Means (standard errors of top-1) of {len(cases)} cases x {given.draws} draws"
+    table = figures.Table(COLUMNS, note=f"{note}: {'; '.join(said)}.")
+    print()
     for (n, batch, estimator), found in rows.items():
-        top1, logits, means, variances = np.mean(found, axis=0)
-        spread = np.std([row.top1 for row in found], ddof=1) / len(found) ** 0.5
-        print(
-            f"| {n} | {batch} | {estimator} | {top1:+.2f} ({spread:.2f}) | {logits:.4f} |"
-            f" {means:.4f} | {variances:.4f} |"
+        table.add(
+            images=n,
+            batch=batch,
+            estimator=estimator,
+            **dict(zip(Row._fields, np.mean(found, axis=0).tolist(), strict=True)),
+            spread=float(np.std([row.top1 for row in found], ddof=1)) / len(found) ** 0.5,
         )
+    figures.write(given.out, {f"calibrating-{given.kind}": table})
 
 
 if __name__ == "__main__":

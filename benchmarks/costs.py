@@ -1,6 +1,6 @@
 """MACs and parameters of published networks against other counters.
 
-    python benchmarks/costs.py [MODEL ...]
+    python benchmarks/costs.py [MODEL ...] [--out docs/figures/costs.json]
 
 Every network is built by timm without weights, on the meta device, and counted by `costs`, by
 `torch.utils.flop_counter` and, where it is installed (pip install fvcore), by fvcore. torch's
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import figures
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,6 +46,14 @@ MODELS = (
     "botnet26t_256",
     "mvitv2_tiny",
 )
+COLUMNS = {
+    "network": "{network}",
+    "MACs": "{macs:,}",
+    "parameters": "{params:,}",
+    "torch": "{torch}",
+    "fvcore": "{fvcore}",
+    "fvcore counts beside": "{beside}",
+}
 PRODUCTS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")  # by fvcore's names
 
 
@@ -112,28 +121,37 @@ def apart(network: nn.Module, shape: tuple[int, ...], found: Cost) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", default=MODELS)
-    print("| network | MACs | parameters | torch | fvcore | fvcore counts beside |")
-    print("|---|--:|--:|--:|--:|---|")
-    differences = []
-    for name in parser.parse_args().models:
+    figures.add_option(parser)
+    given = parser.parse_args()
+    counted = figures.Table(COLUMNS)
+    differences = figures.Table(
+        {"network": "{network}", "module": "{module}", "torch counts more": "{more:+,}"}
+    )
+    for name in given.models:
         network, shape = build(name)
         found = cost(network, shape)
         assert found.params == sum(p.numel() for p in network.parameters()), name
         assert found.uncovered == (), (name, found.uncovered)
         fvcores = by_fvcore(name)
-        theirs = beside = "not installed"
+        theirs = beside = None
         if fvcores is not None:
             theirs = said(products(fvcores) - found.macs)
             others = {k: v for k, v in fvcores.items() if k not in PRODUCTS and v}
             beside = ", ".join(f"{k} {v:,}" for k, v in others.items())
-        torchs = said(sum(by_torch(network, shape).values()) - found.macs)
-        print(
-            f"| {name} | {found.macs:,} | {found.params:,} | {torchs} | {theirs} | {beside} |",
-            flush=True,
+        counted.add(
+            network=name,
+            macs=found.macs,
+            params=found.params,
+            torch=said(sum(by_torch(network, shape).values()) - found.macs),
+            fvcore=theirs,
+            beside=beside,
         )
-        for module, more in apart(network, shape, found).items():
-            differences.append(f"- {name}: {module} {more:+,}")
-    print("\nWhere torch counts more or less:", *(differences or ["nowhere"]), sep="\n")
+        differences.rows += [
+            {"network": name, "module": module, "more": more}
+            for module, more in apart(network, shape, found).items()
+        ]
+    print(f"\n{differences}")
+    figures.write(given.out, {"costs": counted}, "timm", "fvcore")
 
 
 def said(difference: int) -> str:

@@ -1,10 +1,11 @@
-"""A latency model of this machine's CPU after a few minutes of measuring: `ofa_mbv3_w1.0`, 128 to
+r"""A latency model of this machine's CPU after a few minutes of measuring: `ofa_mbv3_w1.0`, 128 to
 224 px. What it predicts is compared with the times of 40 random networks that it has not seen; they
 are timed before and after, in three visits each, and how far these two lie apart is the noise that
 no model can be below. Beside it the look-up table whose sums of single layers stand for a network
 (`--blocks`). `--raw FOLDER` keeps every time of it.
 
-    python benchmarks/latency_model.py onnxruntime-cpu openvino-cpu --seconds 170 --blocks
+    python benchmarks/latency_model.py onnxruntime-cpu openvino-cpu --seconds 170 --blocks \
+        --out docs/figures/latency-model.json
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import figures
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
@@ -31,22 +33,36 @@ HELD_OUT = 40
 VISITS = 3  # of the held-out networks, before and after
 TARGET = 0.5  # percent: never reached, so that all of the time is used
 RESOLUTIONS = (128, 160, 192, 224)
+COLUMNS = {
+    "device": "{device}",
+    "records": "{records}",
+    "measured for": "{seconds_measuring} s",
+    "tau": "{model_tau:.3f}",
+    "MAPE": "{model_mape:.1f}%",
+    "noise: tau, MAPE between the two times": "{noise_tau:.3f}, {noise_mape:.1f}%",
+    "sums of layers: tau, MAPE": "{blocks_tau:.3f}, {blocks_mape:.1f}%",
+    "scaled": "{blocks_scaled_mape:.1f}%",
+    "measured in": "{seconds_blocks} s",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("device", nargs="+")
     parser.add_argument("--seconds", type=float, default=180, help="of measuring")
+    figures.add_option(parser)
     parser.add_argument("--raw", type=Path, help="a folder for the times themselves")
     parser.add_argument("--blocks", action="store_true", help="time single layers, too")
     asked = parser.parse_args()
     family = families.get("ofa_mbv3_w1.0", resolutions=list(RESOLUTIONS))
+    table = figures.Table(COLUMNS)
     for device in asked.device:
         found, raw = judged(family, Target(device), asked.seconds, asked.blocks)
-        print(json.dumps(found), flush=True)
+        table.add(**found)
         if asked.raw is not None:
             asked.raw.mkdir(parents=True, exist_ok=True)
             (asked.raw / f"{device}.json").write_text(json.dumps(raw), encoding="utf-8")
+    figures.write(asked.out, {"latency-model": table}, "onnxruntime", "openvino")
 
 
 def judged(

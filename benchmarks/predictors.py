@@ -1,25 +1,25 @@
 """Errors of the predictors on real measurements, in one run.
 
-    python benchmarks/predictors.py --data DATA [--draws 5] [--part accuracy] [--plots DIR]
+    python benchmarks/predictors.py --data DATA [--draws 5] [--part accuracy] [--out FILE]
 
 DATA holds `accuracy/ofa_mbv3_w1.0.csv` (measured top-1 of sub-networks) and
 `latency/gpu_latency_ms.csv` (measured latencies on nine device settings). Each figure is a mean
 over random splits: what is held out is predicted (of few records, over four times as
 many splits). Beside the accuracy predictor stands the
 authors' recipe, the perceptron of PyPI `ofa` (three layers of 400) trained on the same labels, if
-that package is installed. Prints tables in Markdown, or with --json one object.
+that package is installed. What was aimed at and not reached says so. Prints tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 from authors import perceptron
 from numpy.typing import NDArray
@@ -37,6 +37,56 @@ SOURCE_SIZE = 600  # records of each other device
 MOST = 2800  # latency records: as many as leave some to ask about; what more records could give
 WITH_PRIOR = "onceforall, the authors' predictor as prior"
 FEW, FEW_TIMES = 100, 4  # up to so many records, so many times the draws
+AIMS = {  # RMSE in points, Kendall's tau: at most, at least
+    ("onceforall", 100): (0.36, 0.89),
+    ("onceforall", 500): (0.32, 0.90),
+    ("onceforall", 1250): (0.31, 0.905),
+    ("onceforall, shard known", 100): (0.25, 0.92),
+    ("onceforall, shard known", 500): (0.20, 0.94),
+    ("onceforall, shard known", 1250): (0.18, 0.945),
+}
+LATENCY_AIMS = {  # MAPE in percent, Spearman's rank correlation
+    ("", 10, "32/64"): (4.5, 0.965),
+    ("", 50, "32/64"): (3.6, 0.970),
+    ("", 900, "32/64"): (2.4, 0.979),
+    ("", 10, "1"): (6.3, 0.78),
+    ("", 50, "1"): (5.7, 0.81),
+    ("", 900, "1"): (5.5, 0.82),
+    ("others as source", 10, "all"): (4.9, 0.91),
+}
+COLUMNS = {
+    "predictors-accuracy": {
+        "method": "{method}",
+        "labels": "{labels}",
+        "splits": "{draws}",
+        "RMSE, points": "{rmse:.4f}",
+        "Kendall's tau": "{kendall_tau:.4f}",
+        "in the 90% interval": "{coverage90:.0%}",
+        "aimed at": "{aim}",
+    },
+    "predictors-labelling": {
+        "archs": "{archs}",
+        "labels": "{labels}",
+        "RMSE, points": "{rmse:.3f}",
+        "near the budgets": "{rmse near budgets:.3f}",
+    },
+    "predictors-latency": {
+        "records": "{records}",
+        "given": "{how}",
+        "batch": "{batch}",
+        "rank correlation": "{spearman:.4f}",
+        "MAPE, %": "{mape:.2f}",
+        "in the 90% interval": "{coverage90:.0%}",
+        "aimed at": "{aim}",
+    },
+    "predictors-left": {
+        "setting": "{setting}",
+        "spread": "{spread:.3f}",
+        "archs": "{archs:.3f}",
+        "order": "{order:.3f}",
+        "other settings": "{other settings:.3f}",
+    },
+}
 Rows = list[dict[str, Any]]
 
 
@@ -50,15 +100,15 @@ def main() -> None:
         "--part", choices=("accuracy", "labelling", "latency", "left"), help="only this part"
     )
     parser.add_argument("--plots", type=Path, help="folder for predicted against measured (PNG)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    figures.add_option(parser)
     given = parser.parse_args()
-    results: dict[str, Any] = {}
+    results: dict[str, Rows] = {}
     path = given.data / "accuracy" / f"{FAMILY}.csv"
     labels = records.read_labels(path, families.get(FAMILY).space, "top1")
     if given.part in (None, "accuracy"):
         authors = given.data / "predictors" / "acc_predictor.pth"
         results["accuracy"] = accuracy(labels, authors, given.draws, given.plots)
-        results["speed"] = speed(labels)
+        print(speed(labels), flush=True)
     if given.part in (None, "labelling"):
         results["labelling"] = labelling(labels, given.draws)
     if given.part in (None, "latency"):
@@ -66,19 +116,20 @@ def main() -> None:
         results["latency"] = latency(path, given.draws, given.plots)
     if given.part in (None, "left"):
         results["left"] = left(given.data / "latency" / "gpu_latency_ms.csv")
-    if given.json:
-        print(json.dumps(results))
-        return
-    for name, rows in results.items():
-        print(f"\n{name}\n")
-        headers = list(rows[0])
-        print("| " + " | ".join(headers) + " |\n|" + "---|" * len(headers))
-        for row in rows:
-            print("| " + " | ".join(_shown(row[h]) for h in headers) + " |")
+    tables = {}
+    for part, rows in results.items():
+        name = f"predictors-{part}"
+        tables[name] = figures.Table(COLUMNS[name], rows)
+        print(f"\n{name}\n\n{tables[name]}", flush=True)
+    figures.write(given.out, tables, "ofa")
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def aimed(error: float, rank: float, aim: tuple[float, float] | None) -> str | None:
+    """What was aimed at, and whether that was missed."""
+    if aim is None:
+        return None
+    reached = error <= aim[0] and rank >= aim[1]
+    return f"{aim[0]:g}, {aim[1]:g}" + ("" if reached else ": MISSED")
 
 
 def split(n: int, size: int, draw: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -130,14 +181,17 @@ def accuracy(labels: Labels, authors: Path, draws: int, plots: Path | None) -> R
                     name = f"accuracy_{size}{'_shard' if asked else ''}"
                     plot(plots, name, found.mean, found.std, test.values, "top-1, %")
             if reports:
-                names = ("rmse", "kendall_tau", "spearman", "coverage90")
+                names = ("rmse", "kendall_tau", *(() if fitted is None else ("coverage90",)))
                 head = {"method": method, "labels": size, "draws": len(reports)}
-                rows.append({**head, **mean_of(reports, *names)})
+                found_means = mean_of(reports, *names)
+                aim = AIMS.get((method, size))
+                said = aimed(found_means["rmse"], found_means["kendall_tau"], aim)
+                rows.append({**head, **found_means, "aim": said})
                 print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def speed(labels: Labels) -> Rows:
+def speed(labels: Labels) -> dict[str, float]:
     """Seconds of this thread, so that other work on the machine does not count."""
     train = labels.take(split(len(labels), 1250, 0)[0])
     start = time.process_time()
@@ -148,7 +202,7 @@ def speed(labels: Labels) -> Rows:
     start = time.process_time()
     model.predict(population)
     per_second = len(population) / (time.process_time() - start)
-    return [{"fit of 1250 labels, s": fit, "archs a second, mean and uncertainty": per_second}]
+    return {"fit of 1250 labels, s": fit, "archs a second, mean and uncertainty": per_second}
 
 
 # --- which archs to label
@@ -239,7 +293,8 @@ def latency(path: Path, draws: int, plots: Path | None) -> Rows:
         ):
             means = {k: float(np.mean([found[n][k] for n in kept])) for k in found[names[0]]}
             how = "others as source" if with_source else "time of measuring known" if timed else ""
-            rows.append({"records": size, "batch": batch, "how": how, **means})
+            said = aimed(means["mape"], means["spearman"], LATENCY_AIMS.get((how, size, batch)))
+            rows.append({"records": size, "batch": batch, "how": how, **means, "aim": said})
     for name in names:
         rows.append({"records": 10, "batch": name, "how": "others as source", **found[name]})
     return rows

@@ -1,12 +1,11 @@
 """The published networks: makes `onceforall/interop/zoo.csv` and the table in `docs/published.md`.
 
     python benchmarks/published.py zoo FOLDER > onceforall/interop/zoo.csv
-    python benchmarks/published.py table docs/published.md
+    python benchmarks/published.py table --out docs/figures/published.json
 
 FOLDER has the authors' configs and numbers: `specialized/<id>/net.config`,
 `specialized.csv`, `published_files.csv`. The table needs nothing: it counts the networks
-that the zoo knows, and sets them beside what was published. It replaces what follows its
-heading in the document.
+that the zoo knows, and sets them beside what was published.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import sys
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
+import figures
 import torch
 
 from onceforall.costs import cost
 from onceforall.errors import InputError
 from onceforall.interop import read_network, zoo
 
-HEADING = "## All networks\n\n"
 COLUMNS = (
     "id",
     "name",
@@ -39,6 +38,16 @@ COLUMNS = (
     "hash",
     "arch",
 )
+TABLE = {
+    "network": "{id}",
+    "top-1": "{top1}",
+    "params": "{params_published:g} M",
+    "params counted": "{params:.3f} M",
+    "MACs": "{macs_published:g} M",
+    "MACs counted": "{macs:.3f} M",
+    "MACs agree": "{agree}",
+}
+AGREE = ("yes", "in tenths", "no")
 DEVICES = {  # by the start of an id
     "pixel1": "Google Pixel1",
     "pixel2": "Google Pixel2",
@@ -97,13 +106,9 @@ def _network(folder: Path, row: dict[str, str], hashes: dict[str, str]) -> dict[
     }
 
 
-def make_table() -> str:
-    """The table, and how many of its networks agree with what was published, in which way."""
-    lines = [
-        "| network | top-1 | params | counted | MACs | counted | MACs agree |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    agree: dict[str, list[str]] = {"yes": [], "in tenths": [], "no": []}
+def make_table() -> figures.Table:
+    """What was published and what is counted, millions, and whether and in which way they agree."""
+    table = figures.Table(TABLE)
     for entry in zoo.entries():
         if entry.arch is None:
             continue
@@ -118,19 +123,23 @@ def make_table() -> str:
                 how = "yes"
             elif rounded(rounded(macs, 1), 0) == entry.macs_millions:
                 how = "in tenths"
-        agree[how].append(entry.id)
-        lines.append(
-            f"| {entry.id} | {entry.top1} | {entry.params_millions:g} M | {params:.3f} M |"
-            f" {entry.macs_millions:g} M | {macs:.3f} M | {how} |"
+        table.add(
+            id=entry.id,
+            top1=entry.top1,
+            params_published=entry.params_millions,
+            params=params,
+            macs_published=entry.macs_millions,
+            macs=macs,
+            agree=how,
         )
-    total = sum(len(ids) for ids in agree.values())
+    agree = {how: [r["id"] for r in table.rows if r["agree"] == how] for how in AGREE}
     missing = [e.id for e in zoo.entries() if e.kind == "network" and e.arch is None]
-    lines += [
-        f"\nOf {total}, {len(agree['yes'])} agree once rounded, {len(agree['in tenths'])} once"
-        f" rounded to tenths and then rounded again; not {', '.join(agree['no'])}.",
-        f"\nPublished too, but without a config that is known here: {', '.join(missing)}.",
-    ]
-    return "\n".join(lines) + "\n"
+    table.note = (
+        f"Of {len(table.rows)}, {len(agree['yes'])} agree once rounded, {len(agree['in tenths'])}"
+        f" once rounded to tenths and then rounded again; not {', '.join(agree['no'])}.\n\n"
+        f"Published too, but without a config that is known here: {', '.join(missing)}."
+    )
+    return table
 
 
 def rounded(value: float, digits: int) -> float:
@@ -138,22 +147,17 @@ def rounded(value: float, digits: int) -> float:
     return float(Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
-def put_table(document: Path) -> None:
-    """Puts the table in place of what follows its heading in the document."""
-    head, heading, _ = document.read_text(encoding="utf-8").partition(HEADING)
-    if not heading:
-        sys.exit(f"{document}: has no line {HEADING.strip()!r}")
-    document.write_text(head + heading + make_table(), encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("zoo", help="the zoo's file").add_argument("folder", type=Path)
-    kinds.add_parser("table", help="the document's table").add_argument("document", type=Path)
+    figures.add_option(kinds.add_parser("table", help="the document's table"))
     given = parser.parse_args()
     try:
-        make_zoo(given.folder) if given.kind == "zoo" else put_table(given.document)
+        if given.kind == "zoo":
+            make_zoo(given.folder)
+        else:
+            figures.write(given.out, {"published": make_table()})
     except InputError as error:
         sys.exit(str(error))
 

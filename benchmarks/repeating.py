@@ -5,7 +5,7 @@ pairs of runs of a network it is counted how many agree: they differ by no more 
 sum of both noises squared, as 95% of pairs should. `--visits 1` is what a measurement in one go
 would have said.
 
-    python benchmarks/repeating.py onnxruntime-cpu openvino-cpu --runs 6
+    python benchmarks/repeating.py onnxruntime-cpu --runs 6 --out docs/figures/repeating.json
 """
 
 from __future__ import annotations
@@ -19,9 +19,20 @@ import tempfile
 from itertools import combinations
 from pathlib import Path
 
+import figures
+
 from onceforall import families
 from onceforall.devices import VISITS, Target
 from onceforall.pipeline.collecting import shape_of
+
+COLUMNS = {
+    "device": "{device}",
+    "network": "{network}",
+    "visits": "{visits}",
+    "ms, of each run": "{times}",
+    "noise stated, %": "{noises}",
+    "pairs that agree": "{agree} of {pairs}",
+}
 
 
 def main() -> None:
@@ -29,7 +40,9 @@ def main() -> None:
     parser.add_argument("device", nargs="+")
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--visits", type=int, nargs="+", default=[1, VISITS])
+    figures.add_option(parser)
     asked = parser.parse_args()
+    table = figures.Table(COLUMNS)
     family = families.get("ofa_mbv3_w1.0", resolutions=[128, 224])
     archs = {"smallest": family.space.smallest(), "largest": family.space.largest()}
     for device in asked.device:
@@ -48,7 +61,8 @@ def main() -> None:
                         run = measured(device, str(file), visits)
                         told.setdefault((name, visits), []).append(run)
         for (name, visits), runs in told.items():
-            print(json.dumps(row(device, name, visits, runs)), flush=True)
+            table.add(device=device, network=name, visits=visits, **agreeing(runs))
+    figures.write(asked.out, {"repeating": table}, "onnxruntime", "openvino")
 
 
 def measured(device: str, file: str, visits: int) -> tuple[float, float]:
@@ -59,17 +73,13 @@ def measured(device: str, file: str, visits: int) -> tuple[float, float]:
     return said["median_ms"], said["noise"]
 
 
-def row(
-    device: str, network: str, visits: int, runs: list[tuple[float, float]]
-) -> dict[str, object]:
+def agreeing(runs: list[tuple[float, float]]) -> dict[str, object]:
+    """What runs of one network gave, and how many pairs of them agree."""
     pairs = list(combinations(runs, 2))
     agree = sum(abs(a - b) <= math.hypot(a * na, b * nb) for (a, na), (b, nb) in pairs)
     return {
-        "device": device,
-        "network": network,
-        "visits": visits,
-        "ms": [round(ms, 4) for ms, _ in runs],
-        "noise_percent": [round(100 * noise, 1) for _, noise in runs],
+        "times": ", ".join(f"{ms:.4g}" for ms, _ in runs),
+        "noises": ", ".join(f"{100 * noise:.1f}" for _, noise in runs),
         "pairs": len(pairs),
         "agree": agree,
     }

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import torch
 from authors import perceptron
@@ -43,6 +44,35 @@ HELD_OUT = (17.0, 22.5, 28.0, 33.0, 37.5)  # ms
 HELD_OUT_SEED = 100  # the first; settings were chosen with seeds below 16
 PARTS = ("budgets", "honest", "held-out")
 PUBLISHED = {20.0: 80.50, 25.0: 81.72, 30.0: 82.65, 35.0: 83.15, 40.0: 83.91}  # mean of 3 seeds
+METHODS = {
+    "method": "{method}",
+    **{f"{budget:g} ms": f"{{at_{budget:g}:.2f}}" for budget in BUDGETS},
+    "regret": "{regret:.3f}",
+    "reached": "{reached}",
+    "archs": "{evaluations:,.0f}",
+    "s": "{seconds:.2f}",
+    "CPU s": "{cpu:.2f}",
+}
+HONEST = {
+    "labels": "{labels}",
+    "winner": "{winner}",
+    "against": "{against}",
+    "judge": "{judge}",
+    "top-1": "{top1:.2f}",
+    "other": "{other:.2f}",
+    "difference": "{difference:+.3f} ± {error:.3f}",
+    "single comparisons": "{better} better, {worse} worse of {n}",
+}
+ELSEWHERE = {
+    "problem": "{title}",
+    "published": "{published:.2f}",
+    "best": "{best:.2f}",
+    "guided": "{guided:.2f}",
+    "regret": "{regret:.3f}",
+    "worst": "{worst:.3f}",
+    "evolution": "{evolution:.3f}",
+    "reached": "{reached}",
+}
 
 Objective = Callable[[Population], Floats]
 Row = dict[str, Any]
@@ -236,23 +266,21 @@ def held_out(problem: Problem, seeds: int, reference: int, published_seeds: int)
     return row
 
 
-def held_out_line(row: Row) -> str:
-    """A row of the markdown table; regret is to the best that any of the row's runs found."""
+def held_out_row(row: Row) -> Row:
+    """A row of the table; regret is to the best that any of the row's runs found."""
     guided, evolved = np.array(row["guided"]), np.array(row["evolution"])
     best = max(itertools.chain(*(row[k] for k in ("guided", "evolution", "long", "published"))))
     goal = float(np.mean(row["published"])) if row["published"] else None
-    reached = "" if goal is None else f"{(guided >= goal).sum()}/{len(guided)}"
-    cells = [
-        row["title"],
-        "" if goal is None else f"{goal:.2f}",
-        f"{best:.2f}",
-        f"{guided.mean():.2f}",
-        f"{best - guided.mean():.3f}",
-        f"{best - guided.min():.3f}",
-        f"{best - evolved.mean():.3f}",
-        reached,
-    ]
-    return "| " + " | ".join(cells) + " |"
+    return {
+        "title": row["title"],
+        "published": goal,
+        "best": best,
+        "guided": float(guided.mean()),
+        "regret": float(best - guided.mean()),
+        "worst": float(best - guided.min()),
+        "evolution": float(best - evolved.mean()),
+        "reached": None if goal is None else f"{(guided >= goal).sum()}/{len(guided)}",
+    }
 
 
 def honest(data: Path, draws: int) -> list[Row]:
@@ -336,7 +364,7 @@ def _ridge(labels: records.Labels, space: Space) -> Objective:
     return lambda rows: code(rows, np.full(len(rows), 192.0)) @ weights + middle
 
 
-def compared(rows: list[Row]) -> list[str]:
+def compared(rows: list[Row]) -> figures.Table:
     """How winners do beside others', by number of labels and judge."""
     pairs = [
         ("honest", "plain"),
@@ -344,8 +372,8 @@ def compared(rows: list[Row]) -> list[str]:
         ("honest", "authors"),
         ("primed", "authors"),
     ]
-    lines = []
     pairs = [pair for pair in pairs if all(any(r["by"] == by for r in rows) for by in pair)]
+    table = figures.Table(HONEST)
     for n, (one, other), judge in itertools.product(
         sorted({row["labels"] for row in rows}), pairs, ("process", "ridge")
     ):
@@ -354,31 +382,37 @@ def compared(rows: list[Row]) -> list[str]:
             for by in (one, other)
         }
         gain = of[one] - of[other]
-        error = gain.std() / np.sqrt(len(gain))
-        lines.append(
-            f"| {n} | {one} | {other} | {judge} | {of[one].mean():.2f} | {of[other].mean():.2f}"
-            f" | {gain.mean():+.3f} ± {error:.3f}"
-            f" | {(gain > 0).sum()} better, {(gain < 0).sum()} worse of {len(gain)} |"
+        table.add(
+            labels=n,
+            winner=one,
+            against=other,
+            judge=judge,
+            top1=float(of[one].mean()),
+            other=float(of[other].mean()),
+            difference=float(gain.mean()),
+            error=float(gain.std() / np.sqrt(len(gain))),
+            better=int((gain > 0).sum()),
+            worse=int((gain < 0).sum()),
+            n=len(gain),
         )
-    return lines
+    return table
 
 
-def summary(title: str, runs: dict[float, list[Row]]) -> list[str]:
-    """A row of the markdown table, and the figures behind it."""
+def summary(title: str, runs: dict[float, list[Row]]) -> Row:
+    """A row of the table."""
     means = {budget: float(np.mean([r["value"] for r in rows])) for budget, rows in runs.items()}
     every = [row for rows in runs.values() for row in rows]
-    regret = np.mean([BUDGETS[budget] - mean for budget, mean in means.items()])
-    reached = sum(r["value"] >= PUBLISHED[b] for b, rows in runs.items() for r in rows)
     cpu = [row["cpu"] for row in every if "cpu" in row]
-    return [
-        title,
-        *(f"{mean:.2f}" for mean in means.values()),
-        f"{regret:.3f}",
-        f"{reached}/{len(every)}",
-        f"{np.mean([r['evaluations'] for r in every]):,.0f}",
-        f"{np.median([r['seconds'] for r in every]):.2f}",
-        f"{np.median(cpu):.2f}" if cpu else "",
-    ]
+    reached = sum(r["value"] >= PUBLISHED[b] for b, rows in runs.items() for r in rows)
+    return {
+        "method": title,
+        **{f"at_{budget:g}": mean for budget, mean in means.items()},
+        "regret": float(np.mean([BUDGETS[budget] - mean for budget, mean in means.items()])),
+        "reached": f"{reached}/{len(every)}",
+        "evaluations": float(np.mean([r["evaluations"] for r in every])),
+        "seconds": float(np.median([r["seconds"] for r in every])),
+        "cpu": float(np.median(cpu)) if cpu else None,
+    }
 
 
 def plot(
@@ -414,8 +448,8 @@ def plot(
 
 def budgets(
     objective: Objective, space: Space, table: Table, given: argparse.Namespace
-) -> dict[str, dict[float, list[Row]]]:
-    """All methods on the five budgets, a printed row each."""
+) -> tuple[figures.Table, dict[str, dict[float, list[Row]]]]:
+    """All methods on the five budgets, a row each; and the runs behind them."""
 
     def all_of(run: Callable[[float, int], Row], seeds: int) -> dict[float, list[Row]]:
         return {budget: [run(budget, seed) for seed in range(seeds)] for budget in BUDGETS}
@@ -431,16 +465,13 @@ def budgets(
         ("evolution, 50,000", given.long_seeds, {"evaluations": 50_000, "method": "evolution"}),
     ]
     runs: dict[str, dict[float, list[Row]]] = {}
-    lines = [
-        ["method", *(f"{b:g} ms" for b in BUDGETS), "regret", "reached", "archs", "s", "CPU s"],
-        ["---"] * (len(BUDGETS) + 6),
-        ["best known", *(f"{v:.2f}" for v in BUDGETS.values()), "0", "", "", "", ""],
-    ]
-    print("\n".join("| " + " | ".join(line) + " |" for line in lines), flush=True)
+    shown = figures.Table(METHODS)
+    known = {f"at_{budget:g}": value for budget, value in BUDGETS.items()}
+    shown.add(method="best known", **known, regret=0.0)
 
     def note(title: str, rows: dict[float, list[Row]]) -> None:
         runs[title] = rows
-        print("| " + " | ".join(summary(title, rows)) + " |", flush=True)
+        shown.add(**summary(title, rows))
 
     for title, seeds, settings in kinds:
         if seeds:
@@ -460,7 +491,7 @@ def budgets(
                 lambda b, seed: published(objective, space, table, b, seed), given.published_seeds
             ),
         )
-    return runs
+    return shown, runs
 
 
 def main() -> None:
@@ -478,7 +509,7 @@ def main() -> None:
     parser.add_argument("--held-out-seeds", type=int, default=5, help="a held-out problem")
     parser.add_argument("--reference", type=int, default=100_000, help="evaluations; held-out")
     parser.add_argument("--plot", type=Path, help="PNG of the convergence and the fronts")
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    figures.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -486,28 +517,21 @@ def main() -> None:
     space = perceptron.space.at(RESOLUTIONS)
     objective = partial(_mean, perceptron.on(space))
     table = note10(given.data / "note10", space).restrict(space)
-    figures: Row = {}
+    found: dict[str, figures.Table] = {}
     if "budgets" in given.part:
-        figures |= {"additive": additive(space, table, 3)}
-        figures |= {"devices": devices(objective, space, table)}
-        print(json.dumps(figures, indent=1), flush=True)
-        figures["runs"] = budgets(objective, space, table, given)
+        fronts = devices(objective, space, table)
+        print(json.dumps({"additive": additive(space, table, 3), "devices": fronts}, indent=1))
+        found["search-budgets"], runs = budgets(objective, space, table, given)
         if given.plot:
-            shown = {t: r for t, r in figures["runs"].items() if "50,000" in t}
-            plot(given.plot, shown, figures["devices"]["fronts"])
+            plot(given.plot, {t: r for t, r in runs.items() if "50,000" in t}, fronts["fronts"])
     if "honest" in given.part:
-        figures["honest"] = honest(given.data, given.honest_draws)
-        print("\n".join(compared(figures["honest"])), flush=True)
+        found["search-honest"] = compared(honest(given.data, given.honest_draws))
     if "held-out" in given.part:
-        figures["held-out"] = []
-        head = ["problem", "published", "best", "guided", "regret", "worst", "evolution", "reached"]
-        print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|", flush=True)
+        found["search-held-out"] = figures.Table(ELSEWHERE)
         for problem in problems(given.data, space, table, objective):
             row = held_out(problem, given.held_out_seeds, given.reference, given.published_seeds)
-            figures["held-out"].append(row)
-            print(held_out_line(row), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(figures))
+            found["search-held-out"].add(**held_out_row(row))
+    figures.write(given.out, found, "ofa")
 
 
 if __name__ == "__main__":

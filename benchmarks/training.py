@@ -1,6 +1,6 @@
 """How fast a training step is, beside PyPI `ofa`: the same weights, batch, archs and losses.
 
-    python benchmarks/training.py [--device cpu] [--batch 32] [--resolution 128] [--steps 20]
+    python benchmarks/training.py --steps 20 --out docs/figures/training-step.json
     python benchmarks/training.py --profile
     python benchmarks/training.py --device cuda --batch 256 --resolution 224 --grid
 
@@ -12,34 +12,35 @@ network, in training mode), four random sub-networks of `ofa_mbv3_w1.0`, each wi
 
 Both take every step in turn, in one process, first one and then the other, on the same batch and
 archs; medians and quartiles of seconds a step and of the ratio within each pair. Before, the losses
-of two steps are compared, so that both compute (and update by) the same. `--grid` does so for each
-precision and memory layout of our side.
+of two steps are compared, so that both compute (and update by) the same. On the CPU our side is
+timed with its compiled kernels and with PyTorch's operations (`ONCEFORALL_KERNELS=0`). `--grid`
+does so for each precision and memory layout of our side.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import platform
+import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import figures
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from onceforall import interop
+from onceforall.families.kernels import SWITCH
 from onceforall.interop.arch_dict import from_arch_dict
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
@@ -58,6 +59,16 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+COLUMNS = {
+    "our side": "{setting}",
+    "kernels": "{kernels}",
+    "steps": "{steps}",
+    "`ofa`, s a step": "{ofa:.2f} ({ofa_low:.2f} to {ofa_high:.2f})",
+    "ours": "{onceforall:.2f} ({onceforall_low:.2f} to {onceforall_high:.2f})",
+    "ratio": "{ratio:.2f} ({ratio_low:.2f} to {ratio_high:.2f})",
+    "losses differ by": "{losses_differ:.0e}",
+}
+PEAKS = {"`ofa`, MiB": "{ofa_peak_mib:.0f}", "ours, MiB": "{onceforall_peak_mib:.0f}"}
 CLOSE = 1e-3  # relative difference of the losses, in float32
 
 Choice = dict[str, Any]  # a sub-network, as `ofa` says it
@@ -238,13 +249,8 @@ def check(theirs: Step, ours: Step, draw: Draw, exact: bool) -> list[float]:
     return found
 
 
-def quartiles(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:8.3f} ({low:.3f} to {high:.3f})"
-
-
-def compare(setting: Setting, batch: int, resolution: int, steps: int) -> None:
-    """Prints the table of one setting."""
+def compare(setting: Setting, batch: int, resolution: int, steps: int) -> dict[str, Any]:
+    """The row of one setting."""
     if setting.device.type == "cuda":
         fast = setting.precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
@@ -254,9 +260,6 @@ def compare(setting: Setting, batch: int, resolution: int, steps: int) -> None:
     draw = Draw(batch, resolution, setting.device)
     exact = setting.precision in ("fp32", "tf32")
     differences = check(theirs, ours, draw, exact)
-    layout = "channels last" if setting.channels_last else "contiguous"
-    print(f"\n{setting.precision}, {layout}, batch {batch}, {resolution} px")
-    print(f"losses of the first two steps differ by up to {max(differences):.1e} (relative)")
     for _ in range(2):
         work = draw.work()
         theirs(work), ours(work)
@@ -273,11 +276,17 @@ def compare(setting: Setting, batch: int, resolution: int, steps: int) -> None:
             if setting.device.type == "cuda":
                 added = torch.cuda.max_memory_allocated() - before
                 memory[name] = max(memory.get(name, 0), added)
-    for name, taken in times.items():
-        peak = f"  peak {memory[name] / 2**20:.0f} MiB above its weights" if memory else ""
-        print(f"{name:>12}  {quartiles(taken)} s/step{peak}")
+    layout = "channels last" if setting.channels_last else "contiguous"
     ratios = [a / b for a, b in zip(*times.values(), strict=True)]
-    print(f"{'ratio':>12}  {quartiles(ratios)}")
+    row: dict[str, Any] = {
+        "setting": f"{setting.precision}, {layout}, batch {batch}, {resolution} px",
+        "steps": steps,
+        "losses_differ": max(differences),
+    }
+    for name, values in {**times, "ratio": ratios}.items():
+        cut = statistics.quantiles(values, n=4)
+        row |= dict(zip((f"{name}_low", name, f"{name}_high"), cut, strict=True))
+    return row | {f"{name}_peak_mib": peak / 2**20 for name, peak in memory.items()}
 
 
 def profiled(setting: Setting, batch: int, resolution: int) -> None:
@@ -321,32 +330,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true", help="where the time goes, by operator")
     parser.add_argument("--grid", action="store_true", help="every precision and layout")
+    figures.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
     device = torch.device(given.device)
-    machine = torch.cuda.get_device_name() if given.device == "cuda" else _processor()
-    print(
-        f"{machine}, {given.threads} threads, Python {platform.python_version()},"
-        f" torch {torch.__version__}, ofa {version('ofa')}"
-    )
     settings = [Setting(device, given.precision, given.channels_last)]
     if given.grid:
         wanted = itertools.product(("bf16", "fp16", "tf32"), (True, False))
         settings = [Setting(device, *each) for each in wanted]
-    for setting in settings:
+    table = figures.Table(COLUMNS | (PEAKS if given.device == "cuda" else {}))
+    kernels = ("on", "off") if given.device == "cpu" else ("off",)
+    for setting, kind in itertools.product(settings, kernels):
+        os.environ[SWITCH] = str(int(kind == "on"))
         if given.profile:
             profiled(setting, given.batch, given.resolution)
         else:
-            compare(setting, given.batch, given.resolution, given.steps)
-        sys.stdout.flush()
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+            table.add(kernels=kind, **compare(setting, given.batch, given.resolution, given.steps))
+    figures.write(given.out, {"training-step": table}, "ofa")
 
 
 if __name__ == "__main__":

@@ -232,3 +232,20 @@ def test_a_checkpoint_finds_its_file_from_anywhere(
     (elsewhere / "my_net.py").unlink()
     with pytest.raises(InputError, match=r"my_net.py, and no my_net.py here"):
         commands("records", "accuracy", "../run")
+
+
+def test_a_network_is_exported_from_a_supernet_with_statistics_of_its_own(
+    commands: Commands,
+) -> None:
+    """Its file scores as the network that `evaluate` calibrates; without images that is said."""
+    commands("train", "recipe.yaml", "family=my_net.py:family", "--out", "run")
+    given = ("my_net.py:family:largest", "--weights", "run/supernet.safetensors")
+    images = ("--calibrate-data", "digits", "--calibrate", 1000)
+    commands("export", *given, "own.onnx", *images)
+    assert "--calibrate-data" not in commands.capsys.readouterr().err
+    own = commands("evaluate", "own.onnx", "--data", "digits")["top1"]
+    wanted = commands("evaluate", *given, "--data", "digits", "--calibrate", 1000)["top1"]
+    assert own == pytest.approx(wanted, abs=3)  # of calibration on other images
+    app(["export", *given, "none.onnx"], standalone_mode=False)
+    assert "batch norms have no statistics of its own" in commands.capsys.readouterr().err
+    assert commands("evaluate", "none.onnx", "--data", "digits")["top1"] < own - 10

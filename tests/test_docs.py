@@ -9,6 +9,7 @@ such a command or data set), `skip, WHY`, `file NAME` (written to that file, not
 import contextlib
 import gzip
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -22,8 +23,10 @@ from types import ModuleType
 from unittest.mock import patch
 from urllib.parse import unquote
 
+import figures
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from onceforall.cli import app
@@ -57,7 +60,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-reference, tables = script("reference"), script("tables")
+elsewhere, reference, tables = map(script, ("elsewhere", "reference", "tables"))
 
 
 @dataclass(frozen=True)
@@ -273,16 +276,99 @@ def test_every_page_is_in_the_navigation() -> None:
 # What is made from the code, and from files that commands wrote
 
 
-@pytest.mark.parametrize("name", ["results.md", "ten-minutes.md"])
-def test_tables_are_those_of_the_files(name: str) -> None:
-    text = (DOCS / name).read_text(encoding="utf-8")
-    assert "<!-- table: " in text
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_tables_are_those_of_the_files(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- table: ") == len(tables.PLACE.findall(text))
     assert tables.rendered(text) == text
 
 
-def test_what_a_demo_wrote_has_no_paths_of_a_machine() -> None:
-    text = (DOCS / "demo.json").read_text(encoding="utf-8")
-    assert not re.findall(r'"/[^"]*"', text)
+def test_every_table_of_a_file_is_on_a_page() -> None:
+    places = [p for page in PAGES for p in tables.PLACE.findall(page.read_text(encoding="utf-8"))]
+    assert set(tables.tables()) == {name for _, name, _ in places}
+
+
+def test_a_table_is_rendered_from_its_rows(tmp_path: Path) -> None:
+    """By hand: values rounded as its columns say, nothing where a row lacks one, a note below."""
+    rows = [{"name": "a", "macs": 1234, "top1": 70.128}, {"name": "b", "macs": 5, "top1": None}]
+    columns = {"network": "{name}", "MACs": "{macs:,}", "top-1, %": "{top1:.2f}"}
+    found = {
+        "made": {"command": "python x.py", "versions": {"torch": "2.0"}, "processor": "EPYC"},
+        "tables": {"x": {"columns": columns, "rows": rows, "note": "Of two."}},
+    }
+    (tmp_path / "file.json").write_text(json.dumps(found))
+    with patch.object(tables, "FIGURES", tmp_path):
+        page = "<!-- table: x -->\nold\n<!-- end of table -->\n"
+        page += "<!-- table: file made -->\nold\n<!-- end of table -->\n"
+        table, how = re.findall(r"<!-- table: [^\n]*\n(.*?)\n<!-- end", tables.rendered(page), re.S)
+    assert table.splitlines() == [
+        "| network | MACs | top-1, % |",
+        "| --- | --- | --- |",
+        "| a | 1,234 | 70.13 |",
+        "| b | 5 |  |",
+        "",
+        "Of two.",
+    ]
+    assert how == "`python x.py` (torch 2.0; EPYC)"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "figures").glob("*.json")), ids=lambda p: p.name)
+def test_files_of_figures_have_no_paths_of_a_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.findall(r"""["' =]/[^"' ]*""", text)
+
+
+def test_what_made_figures_is_said_without_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/a/b/costs.py", "/data/run", "--out", "x.json", "--draws", "2", "../data"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert figures.made()["command"] == "python benchmarks/costs.py run --draws 2 ../data"
+    assert figures.made()["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+LOADING = (
+    '<script src="https://x.org/a.js"></script>',
+    '<link rel="stylesheet" href="//x.org/a.css">',
+    '<link rel="preconnect" href="https://x.org/">',
+    '<img src="HTTP://x.org/a.png">',
+    '<img srcset="a.png 1x, https://x.org/a.png 2x">',
+    '<svg><image xlink:href="https://x.org/a.png"/></svg>',
+    "<style>@import 'https://x.org/a.css';</style>",
+    '<p style="background: url(https://x.org/a.png)">',
+    '<iframe src="https://x.org"></iframe>',
+)
+NOT_LOADING = (
+    '<a href="https://x.org/a.js">https://x.org</a>',
+    '<link rel="canonical" href="https://x.org/">',
+    '<script src="assets/a.js"></script><script>"https://x.org/a.js"</script>',
+    '<img src="../a.png">',
+    '<img src="data:image/png;base64,//bb">',
+    "<code>url(https://x.org/a.png)</code>",
+    "<style>p { color: red }</style>url(https://x.org/a.png)",
+)
+
+
+@pytest.mark.parametrize("line", LOADING)
+def test_what_a_page_loads_from_other_hosts_is_found(line: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<html><body>{line}</body></html>")
+    (fault,) = elsewhere.faults(tmp_path)
+    assert fault.lower().startswith(f"{tmp_path}/page.html: loads ".lower())
+    assert "//x.org" in fault
+
+
+def test_content_that_the_theme_loads_code_for_is_found(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text('<pre class="mermaid"><code>graph LR</code></pre>')
+    assert [f.rpartition(": ")[2] for f in elsewhere.faults(tmp_path)] == ["loads code for mermaid"]
+
+
+def test_a_style_that_loads_a_font_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.css").write_text("@font-face { src: url('https://x.org/a.woff2'), url(b.ttf) }")
+    assert len(list(elsewhere.faults(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("line", NOT_LOADING)
+def test_links_load_nothing(line: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<html><body>{line}</body></html>")
+    assert not list(elsewhere.faults(tmp_path))
 
 
 def test_every_setting_says_what_it_is() -> None:

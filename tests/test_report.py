@@ -285,16 +285,19 @@ def test_twenty_thousand_records_fit_into_two_megabytes(
     assert thinned["total"] == 20_000
 
 
-def test_the_command_writes_once_and_says_where(recorded: Path) -> None:
+def test_the_command_writes_anew_what_is_its_own_and_says_where(recorded: Path) -> None:
     found = command("report", recorded)
     path = recorded / "report.html"
     assert found == {"path": str(path), "bytes": path.stat().st_size, "networks": 3}
-    before = path.read_bytes()
-    with pytest.raises(InputError, match=r"report\.html: exists already; name another path"):
-        command("report", recorded)
-    assert path.read_bytes() == before
-    other = command("report", recorded, "--out", recorded / "pages" / "other.html")
-    assert Path(other["path"]).exists()
+    path.write_text("of before")
+    assert command("report", recorded) == found
+    assert path.stat().st_size == found["bytes"]
+    there = recorded / "pages" / "other.html"
+    assert command("report", recorded, "--out", there)["path"] == str(there)
+    there.write_text("somebody's")
+    with pytest.raises(InputError, match=r"other\.html: exists already; name another path"):
+        command("report", recorded, "--out", there)
+    assert there.read_text() == "somebody's"
     assert "onceforall report runs/mine" in CliRunner().invoke(app, ["report", "--help"]).stdout
 
 

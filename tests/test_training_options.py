@@ -196,3 +196,17 @@ def test_what_is_probed_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> No
     assert order == ["a", "b"] * 5
     slow = seconds_of({"a": lambda: way("a", 30), "b": lambda: way("b", 20)})
     assert slow == {"a": pytest.approx(30), "b": pytest.approx(20)}
+
+
+def test_the_momentum_of_gpus_takes_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks of other depths in turns, so that blocks get their first gradient at other steps:
+    the fused kernel, here on the CPU, against that of the CPU."""
+    changes = ("seed=0", "phases.1.rule=random", "phases.1.distil=0")
+    plain = trained(tmp_path, *changes)
+    monkeypatch.setattr("onceforall.training.optimizers._kernels", lambda _: {"fused": True})
+    (tmp_path / "fused").mkdir()
+    fused = trained(tmp_path / "fused", *changes)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(fused[name], tensor, rtol=1e-4, atol=1e-5)

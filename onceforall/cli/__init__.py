@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -52,6 +53,7 @@ def options(
 
 from onceforall.cli import (  # noqa: E402
     classifying,
+    completing,
     devices,
     evaluation,
     networks,
@@ -87,6 +89,9 @@ STOPPED = 130  # the status of a program that Ctrl-C ended
 
 def main() -> None:
     """The `onceforall` command."""
+    if os.environ.get(completing.ASKED) == "complete_bash":
+        completing.as_bash_reads(partial(app, prog_name="onceforall", standalone_mode=False))
+        return
     try:
         done = app(prog_name="onceforall", standalone_mode=False)
         if done == STOPPED:  # what typer makes of Ctrl-C

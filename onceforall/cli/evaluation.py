@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, NoRecord, Weights, file_facts, labelled, numbers
 from onceforall.cli.networks import Batch, On, Resolution, resolved
@@ -35,6 +36,7 @@ def evaluate(
             " used), or with train and val or test folders. The images of the network's own run are"
             " split as the run has them.",
             show_default=False,
+            autocompletion=completing.data,
         ),
     ],
     weights: Weights = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ Net = Annotated[
         " an arch as text, a file (an arch of ours, net.config, MMRazor YAML, a checkpoint of an"
         " extracted network), or an id of `onceforall zoo`.",
         show_default=False,
+        autocompletion=completing.networks,
     ),
 ]
 Weights = Annotated[

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, Weights, calibration_images
 from onceforall.columns import table
 from onceforall.errors import InputError, choices
+from onceforall.progress import say
 
 if TYPE_CHECKING:
     from onceforall.interop import Resolved
@@ -21,7 +23,11 @@ Resolution = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Of the device's runtime.")]
 Device = Annotated[
-    str, typer.Option(help="One of `onceforall devices`, or a YAML file that describes one.")
+    str,
+    typer.Option(
+        help="One of `onceforall devices`, or a YAML file that describes one.",
+        autocompletion=completing.devices,
+    ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images a run.")]
 On = Annotated[
@@ -33,8 +39,15 @@ On = Annotated[
     ),
 ]
 Precision = Annotated[
-    str, typer.Option(help="fp32, int8, bf16 or fp16: those that the device has.")
+    str,
+    typer.Option(
+        help="fp32, int8, bf16 or fp16: those that the device has.",
+        autocompletion=completing.precision,
+    ),
 ]
+
+
+CALIBRATED = 100  # images at a time, or a few more
 
 
 def resolved(net: str, resolution: int | None, weights: Path | None = None) -> Resolved:
@@ -59,6 +72,7 @@ def info(
             metavar="DEVICE",
             help="Shows instead what each layer takes there; NET may be an exported file.",
             show_default=False,
+            autocompletion=completing.devices,
         ),
     ] = None,
     threads: Threads = 1,
@@ -119,15 +133,23 @@ def export(
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     weights: Weights = None,
     format: Annotated[
-        str, typer.Option(help="onnx, openvino, executorch, ncnn, litert or pt2.")
+        str,
+        typer.Option(
+            help="onnx, openvino, executorch, ncnn, litert or pt2.",
+            autocompletion=completing.formats,
+        ),
     ] = "onnx",
     resolution: Resolution = None,
-    precision: Annotated[str, typer.Option(help="fp32 or int8; of ncnn fp16, too.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32 or int8; of ncnn fp16, too.", autocompletion=completing.precision),
+    ] = "fp32",
     calibrate_data: Annotated[
         str | None,
         typer.Option(
             metavar="D",
-            help="For int8: training images, a data set or a folder, labelled or not.",
+            help="Training images, a data set or a folder, labelled or not: for int8, and for the"
+            " batch norms of a network that is taken out of a supernet.",
             show_default=False,
         ),
     ] = None,
@@ -138,7 +160,10 @@ def export(
 
     Example: onceforall export network.safetensors network.onnx
     """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     from onceforall import export as exporting
+    from onceforall import interop, supernet
     from onceforall.files import refuse_existing
 
     exporting.format_named(format).check_precision(precision)
@@ -153,6 +178,14 @@ def export(
         images = calibration_images(calibrate_data, network, calibrate)
     elif precision == "int8":
         raise InputError("--calibrate-data: int8 needs training images; name a folder of them")
+    if network.weights is not None and interop.kind_of(network.weights) == "supernet":
+        if images is not None:
+            supernet.calibrate(module, images.chunk(max(1, len(images) // CALIBRATED)))
+        elif any(isinstance(part, _BatchNorm) for part in module.modules()):
+            say(
+                f"{out}: its batch norms have no statistics of its own, so that it can be timed"
+                " but not used: --calibrate-data D measures them"
+            )
     done = exporting.export(
         module, shape, out, format, facts, precision=precision, calibration=images, images=images
     )

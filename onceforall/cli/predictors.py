@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.errors import InputError, choices
 
@@ -37,6 +38,7 @@ SpaceName = Annotated[
         "--space",
         metavar="S",
         help="The archs' family (my_net.py:family in a file of yours), or the folder of a run.",
+        autocompletion=completing.families,
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="P", help="The predictor's file to write.")]
@@ -44,7 +46,9 @@ Metric = Annotated[str, typer.Option("--metric", metavar="COLUMN", help="The col
 Device = Annotated[
     str,
     typer.Option(
-        help="Only records of this device (in a CSV, column 'device').", show_default=False
+        help="Only records of this device (in a CSV, column 'device').",
+        show_default=False,
+        autocompletion=completing.devices,
     ),
 ]
 TestFraction = Annotated[

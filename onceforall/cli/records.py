@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.networks import Batch, Device, On, Precision, Threads
 from onceforall.cli.runs import (
@@ -161,6 +162,7 @@ def latency(
         typer.Argument(
             metavar="FAMILY",
             help="A family's name (my_net.py:family in a file of yours), or the folder of a run.",
+            autocompletion=completing.families,
         ),
     ],
     weights: SupernetWeights = None,

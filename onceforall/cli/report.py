@@ -21,7 +21,10 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The file; RUN/report.html where left out.", show_default=False),
+        typer.Option(
+            help="The file; where left out RUN/report.html, the one before it replaced.",
+            show_default=False,
+        ),
     ] = None,
     profile: Annotated[
         bool,
@@ -46,11 +49,11 @@ def report(
 
     path = out or run / "report.html"
     if run.is_dir():  # else gathering says so
-        refuse_existing(path)
+        refuse_existing(path, overwrite=out is None)
     if profile:
         profile_delivered(run)
     data = gather(run)
-    size = write_explorer(data, path)
+    size = write_explorer(data, path, overwrite=out is None)
     emit(
         {"path": str(path), "bytes": size, "networks": len(data["networks"])},
         as_json,

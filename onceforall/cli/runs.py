@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.nets import numbers
 from onceforall.errors import InputError
 
@@ -21,6 +22,7 @@ RunOrSpace = Annotated[
         metavar="RUN|S",
         help="The folder of a training run; or a family, with --weights and --data.",
         show_default=False,
+        autocompletion=completing.families,
     ),
 ]
 SupernetWeights = Annotated[
@@ -37,6 +39,7 @@ Images = Annotated[
         metavar="D",
         help="Another data set than the run's; with --weights, to calibrate and score on.",
         show_default=False,
+        autocompletion=completing.data,
     ),
 ]
 Mean = Annotated[

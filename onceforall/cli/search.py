@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.limits import budgets_of, in_unit, quantity_of, typed_limit
 from onceforall.cli.objectives import LowerBound, Origin, checker_of, facts_of, loaded
@@ -35,6 +36,7 @@ def search(
             help="The family to search (one of ours, or my_net.py:family in a file of yours), or a"
             " training run's folder; the predictor's own where nothing is given.",
             show_default=False,
+            autocompletion=completing.families,
         ),
     ] = "",
     limit: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.networks import Batch, On, Threads
 from onceforall.cli.records import MOST
@@ -51,6 +52,7 @@ def specialize(
             help="One of `onceforall devices`, or a YAML file that describes one; more than once"
             " for several. onnxruntime-cpu where left out.",
             show_default=False,
+            autocompletion=completing.devices,
         ),
     ] = None,
     threads: Threads = 1,
@@ -61,6 +63,7 @@ def specialize(
             "--precisions",
             "--precision",
             help="Such as fp32,int8: of several, the best measured is picked for each budget.",
+            autocompletion=completing.precisions,
         ),
     ] = "fp32",
     samples: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.nets import Net, Weights
 from onceforall.cli.networks import Resolution, resolved
@@ -24,6 +25,7 @@ Config = Annotated[
         help="A YAML file, or the name of a recipe: small, digits, photos, paper; sandwich, bignas,"
         " attentive, alphanet, compofa, delayed; any, for families of your own. auto chooses small"
         " or photos by the size of the images. docs/training.md says what each is.",
+        autocompletion=completing.recipes,
     ),
 ]
 Changes = Annotated[
@@ -160,6 +162,7 @@ def finetune(
         typer.Option(
             metavar="D",
             help="Images to train on: a folder, or whatever `train` takes as data.name.",
+            autocompletion=completing.data,
             show_default=False,
         ),
     ] = ...,  # type: ignore[assignment]

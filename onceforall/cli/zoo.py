@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
 from onceforall.columns import Column, table
 from onceforall.errors import InputError, choices, suggestion
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 def zoo(
     name: Annotated[
-        str | None, typer.Argument(help="An id or a short name; all where it is left out.")
+        str | None,
+        typer.Argument(
+            help="An id or a short name; all where it is left out.",
+            autocompletion=completing.published,
+        ),
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch its weights into the cache folder.")
@@ -88,6 +93,7 @@ def convert(
             help="A network (net.config or its folder, MMRazor YAML, arch dictionary, arch as text"
             " or JSON, published id, FAMILY:largest) or weights (of the authors, of MMRazor, or a"
             " checkpoint).",
+            autocompletion=completing.networks,
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The file, or for official the folder, to write.")],
@@ -96,7 +102,11 @@ def convert(
         Path | None, typer.Option(help="Weights of the network that SRC describes.")
     ] = None,
     family: Annotated[
-        str | None, typer.Option(help="Of an arch dictionary or of supernet weights.")
+        str | None,
+        typer.Option(
+            help="Of an arch dictionary or of supernet weights.",
+            autocompletion=completing.families,
+        ),
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="In place of the one that SRC has, pixels.")
@@ -120,7 +130,7 @@ def convert(
         raise InputError(f"--to: {to!r} is not one of {choices(forms)}{suggestion(to, forms)}")
     refuse_existing(out)
     path = Path(source)
-    kind = "network" if weights is not None else _kind(path)
+    kind = "network" if weights is not None else interop.kind_of(path)
     if kind == "supernet":
         done = _convert_supernet(path, out, to, family)
     else:
@@ -140,20 +150,6 @@ def convert(
 
 def _written(paths: list[Path]) -> dict[str, Any]:
     return {"path": str(paths[0]), "paths": [str(path) for path in paths]}
-
-
-def _kind(path: Path) -> str:
-    """What a file holds: "description", or weights of a "network" or "supernet"."""
-    from onceforall.interop.networks import is_checkpoint
-    from onceforall.interop.tensors import is_torch_file, read_tensors
-    from onceforall.interop.weight_files import is_supernet
-    from onceforall.supernet import checkpoint
-
-    if is_torch_file(path):
-        return "supernet" if is_supernet(read_tensors(path)) else "network"
-    if is_checkpoint(path):
-        return str(checkpoint.describe(path)["kind"])
-    return "description"
 
 
 def _write_arch(source: str, network: StaticNetwork, out: Path, to: str) -> list[Path]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -207,15 +208,34 @@ def lend(source: Tensor, site: Site, rule: Rule | None) -> Tensor:
     return found
 
 
-def named_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
-    """(name, the module that has it, tensor) of all parameters and buffers. What is tied appears
-    under each of its names."""
+class Place(NamedTuple):
+    """Where a network has a tensor: the parameter or buffer `last` of a module."""
+
+    name: str  # from the network's root
+    module: nn.Module
+    last: str
+
+    @property
+    def tensor(self) -> Tensor:
+        """What is there now."""
+        own = self.module._parameters.get(self.last)
+        return self.module._buffers[self.last] if own is None else own  # type: ignore[return-value]
+
+
+def places(network: nn.Module, root: str = "") -> list[Place]:
+    """Of all parameters and buffers. What is tied has a place for each of its names."""
     found = []
-    for path, module in network.named_modules(remove_duplicate=False):
+    for path, module in network.named_modules(prefix=root, remove_duplicate=False):
         prefix = f"{path}." if path else ""
         for own in (module._parameters, module._buffers):
-            found += [(prefix + n, module, t) for n, t in own.items() if t is not None]
+            found += [Place(prefix + n, module, n) for n, t in own.items() if t is not None]
     return found
+
+
+def named_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
+    """(name, the module that has it, tensor) of all parameters and buffers, tied ones under each
+    of their names."""
+    return [(place.name, place.module, place.tensor) for place in places(network)]
 
 
 def center_crop(kernel: Tensor, size: int) -> Tensor:

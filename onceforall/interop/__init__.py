@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onceforall.interop.resolving import Resolved, resolve
     from onceforall.interop.starting import starting_weights
     from onceforall.interop.weight_files import (
+        kind_of,
         read_supernet,
         read_weights,
         write_supernet,
@@ -37,6 +38,7 @@ __all__ = [
     "StaticNetwork",
     "arch_facts",
     "from_text",
+    "kind_of",
     "read_network",
     "read_supernet",
     "read_weights",
@@ -56,6 +58,7 @@ _FILES = {
     "StaticNetwork": "net_config",
     "arch_facts": "networks",
     "from_text": "networks",
+    "kind_of": "weight_files",
     "read_network": "networks",
     "read_supernet": "weight_files",
     "read_weights": "weight_files",

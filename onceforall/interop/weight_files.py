@@ -92,6 +92,15 @@ def _check_kind(path: Path) -> None:
         )
 
 
+def kind_of(path: Path) -> str:
+    """What a file holds: "description", or weights of a "network" or "supernet"."""
+    if is_torch_file(path):
+        return "supernet" if is_supernet(read_tensors(path)) else "network"
+    if is_checkpoint(path):
+        return str(checkpoint.describe(path)["kind"])
+    return "description"
+
+
 def is_supernet(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file's keys are of a supernet: kernel transforms, or doubled names."""
     return any(

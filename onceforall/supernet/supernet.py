@@ -68,6 +68,8 @@ class SuperNet(nn.Module):
                     nn.init.eye_(matrix)
                 self.transforms[f"{family.transform_key(name)}_{large}to{small}"] = matrix
         self._skeletons: dict[Hashable, nn.Module] = {}  # on the meta device: no weights
+        self._layers: dict[nn.Module, list[lending.Place]] = {}  # of a plan, among them
+        self._owned: dict[str, lending.Place] | None = None  # of the network, since `train`
         self._rules: dict[tuple[str, type[nn.Module]], lending.Rule | None] = {}
 
     @property
@@ -105,29 +107,45 @@ class SuperNet(nn.Module):
                 if isinstance(norm, _BatchNorm):
                     norm.track_running_stats = False  # batch statistics, and no update
             self._skeletons[key] = module
+            if isinstance(self.family, Planned):
+                self._layers[module] = lending.places(module, key[0])  # type: ignore[index]
         return self._skeletons[key]
+
+    def train(self, mode: bool = True) -> SuperNet:
+        """As of any module; modules of the network may have been replaced before it."""
+        self._owned = None
+        return super().train(mode)
 
     def lend(self, network: nn.Module) -> dict[str, Tensor]:
         """The part of the supernet's tensors that belongs to each tensor of `network`.
 
         Differentiable: gradients of a lent tensor arrive in the part it was lent from.
         """
-        owned = {name: (owner, t) for name, owner, t in lending.named_tensors(self.network)}
+        if self._owned is None:
+            self._owned = {place.name: place for place in lending.places(self.network)}
         lent: dict[str, Tensor] = {}
         of: dict[int, Tensor] = {}  # tied tensors are lent once, and stay tied
-        for name, module, tensor in lending.named_tensors(network):
+        for name, module, last in self._places(network):
+            tensor = lending.Place(name, module, last).tensor
             if id(tensor) not in of:
-                owner, source = owned[name]
-                site = lending.Site(
-                    name, module, owner, tensor.shape, partial(self._smaller_kernel, name)
-                )
-                of[id(tensor)] = self._lend(source, site)
+                own = self._owned[name]
+                source = own.tensor
+                if source.shape != tensor.shape:
+                    smaller = partial(self._smaller_kernel, name)
+                    site = lending.Site(name, module, own.module, tensor.shape, smaller)
+                    source = self._lend(source, site)
+                of[id(tensor)] = source
             lent[name] = of[id(tensor)]
         return lent
 
+    def _places(self, network: nn.Module) -> list[lending.Place]:
+        """Of a network's tensors; a skeleton's layers have been looked through already."""
+        known = [self._layers.get(layer) for layer in network.children()]
+        if not known or None in known:
+            return lending.places(network)
+        return [place for layer in known if layer for place in layer]
+
     def _lend(self, source: Tensor, site: lending.Site) -> Tensor:
-        if source.shape == site.shape:
-            return source
         key = (site.name, type(site.module))
         if key not in self._rules:
             self._rules[key] = lending.rule_for(site.name, site.module, self.family.rules)

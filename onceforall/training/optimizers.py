@@ -35,12 +35,22 @@ def optimizer_of(module: nn.Module, settings: Settings) -> torch.optim.Optimizer
         },
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    cuda = any(p.is_cuda for p in parameters)
-    kernels = {"fused": True} if cuda else {"foreach": True}  # fused: can pass over a step itself
+    kernels = _kernels(parameters)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, **kernels)  # type: ignore[arg-type]
     momentum = settings.momentum
-    return torch.optim.SGD(groups, 0.0, momentum, nesterov=momentum > 0, **kernels)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(groups, 0.0, momentum, nesterov=momentum > 0, **kernels)  # type: ignore[arg-type]
+    if momentum and optimizer.defaults["fused"]:  # which wants momentum of all or of none
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _kernels(parameters: Sequence[nn.Parameter]) -> dict[str, bool]:
+    """On a GPU one kernel, which can pass over a step itself. On the CPU that one would gain less
+    than a percent, and reads a gradient that is laid out otherwise than its weights as if it were
+    not."""
+    return {"fused": True} if any(p.is_cuda for p in parameters) else {"foreach": True}
 
 
 def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
