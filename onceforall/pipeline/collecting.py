@@ -129,7 +129,8 @@ def _score_archs(
     limit = _of_first(group, lambda: scored_on(path, supernet, data, images, metric))
     facts = score_facts(supernet, data, limit)
     known = _of_first(group, lambda: _beside(path, archs, metric.name, facts))
-    missing = [arch for arch in archs if arch not in {record.arch for record in known}]
+    have = {record.arch for record in known}
+    missing = [arch for arch in archs if arch not in have]
     by_resolution = sorted(missing, key=lambda arch: arch.resolution)  # images are decoded once
     turns = [by_resolution[i : i + group.size] for i in range(0, len(missing), group.size)]
 
@@ -323,8 +324,10 @@ def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: 
     """
     asked = wanted(family, _archs(latencies_in(path, target)), n, seed)
     known = _beside(path, asked, LATENCY, devices.provenance(target), str(target))
-    add_all(path, known)
-    missing = [arch for arch in asked if arch not in {record.arch for record in known}]
+    if known:
+        add_all(path, known)
+    have = {record.arch for record in known}
+    missing = [arch for arch in asked if arch not in have]
     together = 1 if target.known.estimated else devices.TOGETHER  # estimates need no turns
     groups = [missing[i : i + together] for i in range(0, len(missing), together)]
     for group in track(groups, "latency records"):

@@ -117,6 +117,8 @@ def specialize_all(
     base = out or run.folder / "specialized"
     alone = out not in (None, run.folder) and len(budgets) == 1
     folders = {target: base if alone else base / str(target) for target in budgets}
+    hint = None if prior is None else read_prior(prior, run.supernet.space)
+    by = None if hint is None else hint.name
     before: dict[Target, list[Card | None]] = {}
     for target, folder in folders.items():
         for limits in budgets[target]:
@@ -125,12 +127,11 @@ def specialize_all(
                     who = "" if name == ENERGY else "; vela does"
                     raise InputError(f"limit {name}: {target} does not tell it here{who}")
         before[target] = [
-            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric)
+            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric, by)
             for x in budgets[target]
         ]
     for limits in itertools.chain(*budgets.values()):
         refuse_impossible(run.supernet.family, limits)
-    hint = None if prior is None else read_prior(prior, run.supernet.space)
     data = run.data()
     arguments = {
         "supernet": digest(run.supernet),
@@ -140,7 +141,7 @@ def specialize_all(
         "images": images,
         "risk": risk,
         "seed": seed,
-        "prior": None if hint is None else hint.name,
+        "prior": by,
     }
     journal = Journal(base, arguments)
     cards: list[Card] = []

@@ -177,34 +177,46 @@ def deliver(
     return card
 
 
-def refuse_other_networks(out: Path, supernet: SuperNet, target: Target, limits: Limits) -> None:
+def refuse_other_networks(
+    out: Path, supernet: SuperNet, target: Target, limits: Limits, prior: str | None
+) -> None:
     """Raises InputError where the folder is there and holds anything but what was delivered of the
-    supernet, for the target and the limits."""
+    supernet, for the target and the limits, by that prior (its name; None: by none)."""
     if not out.exists():
         return
     wanted = {
         "supernet": digest(supernet),
         "device": str(target),
         "limits": {k: v for k, v in vars(limits).items() if v is not None},
+        "prior": prior,
     }
     found = read_json(out / CARD) if (out / CARD).exists() else {}
     for name, value in wanted.items():
         if not isinstance(found, dict) or found.get(name) != value:
             raise InputError(
-                f"{out}: exists already, and holds no network of {name} {value}; name another"
-                " folder or remove it first"
+                f"{out}: exists already, and holds no network of {name} {_named(value)}; name"
+                " another folder or remove it first"
             )
 
 
+def _named(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
 def delivered_before(
-    out: Path, supernet: SuperNet, target: Target, limits: Limits, metric: Metric
+    out: Path,
+    supernet: SuperNet,
+    target: Target,
+    limits: Limits,
+    metric: Metric,
+    prior: str | None = None,
 ) -> Card | None:
     """The card of the network that was delivered to the folder; None: none was.
 
     Raises:
         InputError: as `refuse_other_networks`.
     """
-    refuse_other_networks(out, supernet, target, limits)
+    refuse_other_networks(out, supernet, target, limits, prior)
     return Card.from_dict(read_json(out / CARD), metric) if out.exists() else None
 
 

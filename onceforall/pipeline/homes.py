@@ -6,7 +6,7 @@ Knows runs and what files say of themselves; nothing of how a network is scored 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,22 @@ class Home:
 
     def keep_score(self, found: Score, of: Mapping[str, Any]) -> Path | None:
         """As `keep_latency`, of what was just scored; `of` is what it is of."""
-        metric = found.metric
-        score = Record(self.arch, metric.name, found.value, metric.unit, "", of, self.settings)
-        return self._keep(score)
+        metric, value, settings = found.metric, found.value, self.settings
+        return self._keep(
+            lambda: Record(self.arch, metric.name, value, metric.unit, "", of, settings)
+        )
 
     def keep_latency(self, target: Target, found: Latency, more: Mapping[str, Any]) -> Path | None:
-        """Adds what was just timed to the records of the run, and returns where; None: it could not
-        be written, which is said. `more` is what else is known of it."""
+        """Adds what was just timed to the records of the run, and returns where; None: it is no
+        record (a value that is not finite), or could not be written, which is said. `more` is what
+        else is known of it."""
         of = {**provenance(target), **more}
-        return self._keep(latency_record(target, self.arch, found, of, self.settings))
+        return self._keep(lambda: latency_record(target, self.arch, found, of, self.settings))
 
-    def _keep(self, record: Record) -> Path | None:
+    def _keep(self, record: Callable[[], Record]) -> Path | None:
         path = self.folder / MEASURED
         try:
-            add_all(path, [record])
+            add_all(path, [record()])
         except (OSError, InputError) as error:
             say(f"the result is not kept: {path}: {getattr(error, 'strerror', None) or error}")
             return None

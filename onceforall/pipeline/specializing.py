@@ -49,7 +49,10 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
         Unmet: nothing within the limits on what is measured was found.
         InputError: the folder exists and holds something else.
     """
-    before = delivered_before(out, evidence.supernet, evidence.target, limits, evidence.metric)
+    prior = None if evidence.prior is None else evidence.prior.name
+    before = delivered_before(
+        out, evidence.supernet, evidence.target, limits, evidence.metric, prior
+    )
     if before is not None and not evidence.resumed:
         say(f"{limits}: was delivered before, to {out}")
         device, time = str(evidence.target), before.latency_measured_ms
