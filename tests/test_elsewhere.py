@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from commands import run
+from typer.testing import CliRunner
 
 from onceforall import families, predictors
+from onceforall.cli import app
 from onceforall.errors import InputError
 from onceforall.interop.authors_accuracy import read_accuracy_net
 from onceforall.pipeline import evidence as evidences
@@ -132,8 +134,20 @@ def test_a_prior_is_on_the_card_and_decides_what_a_call_is(
     assert re.fullmatch(r"prior\.npz [0-9a-f]{16}", row["prior"])
     assert row["prior"] in (Path(row["folder"]) / "card.md").read_text()
     assert json.loads((Path(row["folder"]) / "card.json").read_text())["prior"] == row["prior"]
-    shown = run("records", "accuracy", *of, "--samples", 12, "--prior", prior)
-    assert shown["added"] >= 0
+    with pytest.raises(InputError, match="holds no network of prior none; name another"):
+        run(*asked)
+    given.clear()
+    done = CliRunner().invoke(
+        app, [str(x) for x in ("records", "accuracy", *of, "--samples", 60, "--prior", prior)]
+    )
+    assert done.exit_code == 0, done.output
+    assert given
+    assert all(hint is not None for hint in given)
+    (fit_line,) = (x for x in done.output.splitlines() if "onceforall fit accuracy" in x)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(fit_line[fit_line.index("fit accuracy") :])
+    assert words[words.index("--prior") + 1] == str(prior)
+    assert run(*words)["n"] == 60
     with pytest.raises(InputError, match=r"--all: .* --prior has no use"):
         run("records", "accuracy", *of, "--samples", 12, "--prior", prior, "--all")
 

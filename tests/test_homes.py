@@ -17,7 +17,8 @@ from onceforall.cli import app
 from onceforall.data import Source, load
 from onceforall.devices import Target
 from onceforall.errors import InputError
-from onceforall.pipeline import collecting, open_run, specializing
+from onceforall.export import Opened
+from onceforall.pipeline import collecting, homes, open_run, specializing
 from onceforall.pipeline import evidence as evidences
 from onceforall.records import Record, Store, read_jsonl
 from onceforall.space import Arch
@@ -87,7 +88,7 @@ def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.Monk
             15,
             "--visits",
             1,
-        )
+        )  # of an arch the rounds are enough
         assert top1["kept"] == timed["kept"] == str(fresh / "measured.jsonl")
         assert top1["n"] == CUT
         by_hand[arch] = top1["top1"], timed["median_ms"]
@@ -158,7 +159,7 @@ def test_delivered_files_are_found_again(fresh: Path) -> None:
         top1 = run("evaluate", path, "--data", "digits", "--split", "validation")
         assert top1["top1"] == pytest.approx(card["top1_validation"])
         assert top1["kept"] == str(fresh / "measured.jsonl")
-        run("measure", path, "--rounds", 15, "--visits", 1)
+        run("measure", path, "--rounds", 3)
     store = Store(fresh / "measured.jsonl")
     of = collecting.file_facts(opened.supernet, data, "test", card["file_digest"])
     in_file = store.find(arch, "top1", of)
@@ -197,9 +198,54 @@ def test_where_nothing_is_kept(fresh: Path, tmp_path: Path) -> None:
         run("measure", arch, "--weights", "nowhere")
     run("measure", arch, "--weights", fresh, "--rounds", 1, "--visits", 1)
     assert kept(fresh)[0].arch == open_run(fresh).supernet.space.smallest()  # of its resolutions
-    (fresh / "measured.jsonl").unlink()
-    run("measure", onnx, "--rounds", 1, "--visits", 1)
-    assert kept(fresh)[0].provenance["few_rounds"] is True
+    for rounds, visits in ((1, 1), (15, 1), (3, 5)):
+        run("measure", onnx, "--rounds", rounds, "--visits", visits)
+        few = visits < devices.VISITS
+        assert kept(fresh)[-1].provenance.get("few_rounds", False) is few
+
+
+@pytest.mark.parametrize("arguments", [["measure"], ["evaluate", "--data", "digits"]])
+def test_no_weights_are_read_for_a_digest_that_nobody_wants(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    def refused(supernet: Any) -> str:
+        raise AssertionError("digest")
+
+    monkeypatch.setattr(homes, "digest", refused)
+    command, *more = arguments
+    more += ["--rounds", "1", "--visits", "1"] if command == "measure" else ["--limit", "40"]
+    run(command, "mbv3_mini:smallest", "--weights", fresh, *more, "--no-record")
+
+
+def test_weights_of_another_family_are_refused(fresh: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--weights: .*: of mbv3_mini, and .* of ofa_mbv3_w1.0"):
+        run("measure", "ofa_mbv3_w1.0:smallest", "--weights", fresh)
+    text = tmp_path / "notes.txt"
+    text.write_text("none")
+    with pytest.raises(InputError, match=r"--weights: .*notes.txt: holds no weights"):
+        run("measure", "mbv3_mini:smallest", "--weights", text)
+    assert kept(fresh) == []
+
+
+def test_what_is_no_number_costs_the_record_alone(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = open_run(fresh)
+    arch = opened.supernet.space.smallest()
+    home = homes.Home(fresh, opened, arch, {}, (opened.source,))
+    latency = devices.Latency(float("nan"), 1.0, 1.0, 3)
+    assert home.keep_latency(Target(), latency, {}) is None
+    assert "is not a finite number" in capsys.readouterr().err
+    assert kept(fresh) == []
+
+
+def test_a_file_that_says_too_little_is_of_no_run(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Opened(delivered(fresh, "network.onnx"))
+    del opened.facts["arch"]
+    assert homes.home_of(opened) is None
+    assert "lacks 'arch'; so what is measured is not kept" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_costs_the_record(fresh: Path) -> None:

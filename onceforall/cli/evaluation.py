@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from onceforall.cli.nets import Scored
     from onceforall.data import Images, Normalisation
+    from onceforall.export import Opened
+    from onceforall.interop import Resolved
     from onceforall.pipeline import Home
     from onceforall.supernet import Metric, Score
     from onceforall.training import Group
@@ -94,6 +96,7 @@ def evaluate(
     """
     from onceforall import supernet
     from onceforall.export import is_exported
+    from onceforall.pipeline import home_of
     from onceforall.training import ranks
 
     if calibrate_data is not None and not calibrate:
@@ -115,7 +118,8 @@ def evaluate(
     module = judged.module if file else judged.module.to(place)
     size, channels = judged.resolution, judged.channels
     normalisation = _normalisation(mean, std, judged.data)
-    home = judged.home
+    home = home_of(judged.named) if group.first else None
+    own = None if home is None else home.source(data)
     scored = labelled(
         data,
         split,
@@ -125,7 +129,7 @@ def evaluate(
         calibrate,
         calibrate_data,
         max_unreadable,
-        None if home is None else home.source(data),
+        group.gather(own)[0],  # the first process looks for the run, all split as it does
     )
     images, classes = scored.images, scored.classes
     if len(classes) != judged.classes:
@@ -177,13 +181,11 @@ class _Judged(NamedTuple):
     classes: int
     task: str
     data: dict[str, Any]  # mean and std, where they are known
-    home: Home | None  # the run that it is of
+    named: Resolved | Opened  # all that is known of it
     file: dict[str, Any]  # of an exported one, as records name it
 
 
 def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
-    from onceforall.pipeline import home_of
-
     found = resolved(net, resolution, weights)
     family = found.family
     return _Judged(
@@ -193,14 +195,13 @@ def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
         family.classes,
         task_of(found.facts),
         found.data,
-        home_of(found),
+        found,
         {},
     )
 
 
 def _exported(net: str, resolution: int | None) -> _Judged:
     from onceforall.export import Opened
-    from onceforall.pipeline import home_of
 
     file = Opened(Path(net))
     if resolution not in (None, file.resolution):
@@ -214,7 +215,7 @@ def _exported(net: str, resolution: int | None) -> _Judged:
         len(file.classes),
         task_of(file.facts),
         file.facts,
-        home_of(file),
+        file,
         file_facts(file),
     )
 

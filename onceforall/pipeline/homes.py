@@ -34,7 +34,7 @@ class Home:
 
     Attributes:
         folder: of the run.
-        supernet: the digest of its weights.
+        of: the run itself, or the digest of its supernet's weights, where only records are left.
         arch: of the network.
         settings: those of its family that are not the family's own.
         sources: how the images are read that the run, and the network, are of.
@@ -43,11 +43,16 @@ class Home:
     """
 
     folder: Path
-    supernet: str
+    of: Run | str
     arch: Arch
     settings: Mapping[str, Any]
     sources: tuple[Source, ...]
     calibration: Mapping[str, Any] | None = None
+
+    @property
+    def supernet(self) -> str:
+        """The digest of its supernet's weights, for which all of them are read."""
+        return self.of if isinstance(self.of, str) else digest(self.of.supernet)
 
     def source(self, name: str) -> Source | None:
         """How images of that name are read and split, if they are the run's or the network's."""
@@ -90,8 +95,11 @@ def home_of(network: Resolved | Opened) -> Home | None:
         if facts["kind"] == "supernet":
             return _of_supernet(path, network.arch)
         found = _of_delivered(path, facts, facts.get("data", {}))
-    except InputError as error:
+    except (InputError, OSError) as error:
         say(f"{error}; so what is measured is not kept")
+        return None
+    except KeyError as error:
+        say(f"what the file says of itself lacks {error}; so what is measured is not kept")
         return None
     if found is None or found.arch == network.arch:
         return found
@@ -102,7 +110,7 @@ def _of_supernet(path: Path, arch: Arch) -> Home | None:
     if path.name != SUPERNET or not (path.parent / SETTINGS).is_file():
         return None
     run = open_run(path.parent)
-    return Home(path.parent, digest(run.supernet), arch, _settings(run), (run.source,))
+    return Home(path.parent, run, arch, _settings(run), (run.source,))
 
 
 def _of_delivered(path: Path, facts: Mapping[str, Any], data: Mapping[str, Any]) -> Home | None:

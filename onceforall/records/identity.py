@@ -3,8 +3,9 @@
 A record's provenance names the supernet and the images (both by a digest), how their pixels were
 normalised and what batch norms were calibrated on, the machine, the processor, the runtime. Values
 of one metric, on one device, are comparable only where all of these agree. Records written before
-these were named do not name them: they agree with each other, and with no others. (Normalisation
-and calibration were the usual ones before records named them.)
+these were named do not name them: they agree with each other, and with no others. Normalisation and
+calibration are the exception: a record that does not name them agrees with any, as the usual ones
+of a run are not known here. It is mostly right, since they could hardly be chosen then.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from onceforall.errors import InputError, choices
 from onceforall.records.record import Record, read_jsonl
 
-USUAL = ("pixels", "calibration")  # where a record does not name them
+USUAL = ("pixels", "calibration")  # a record that does not name them agrees with any
 IDENTITY = ("supernet", "images_digest", *USUAL, "machine", "system", "processor", "runtime")
 
 
