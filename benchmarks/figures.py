@@ -82,7 +82,7 @@ def made(packages: tuple[str, ...] = ()) -> dict[str, Any]:
         if word == "--out":
             next(given)
         elif not word.startswith("--out="):
-            words.append(Path(word).name if Path(word).is_absolute() else word)
+            words.append(_shortened(word))
     versions = {name: _version(name) for name in (*PACKAGES, *packages)}
     return {
         "command": shlex.join(words),
@@ -90,6 +90,13 @@ def made(packages: tuple[str, ...] = ()) -> dict[str, Any]:
         | {name: found for name, found in versions.items() if found},
         "processor": provenance(Target("torch-cpu"))["processor"],
     }
+
+
+def _shortened(word: str) -> str:
+    """Without the place of a folder outside of the repository: `../shared/data` is DATA."""
+    if Path(word).is_absolute():
+        return Path(word).name
+    return "DATA" if Path(word).parts[:1] == ("..",) else word
 
 
 def _version(package: str) -> str | None:

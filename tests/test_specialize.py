@@ -100,7 +100,8 @@ def test_records_are_kept_and_gone_on_with(run: Run, digits: Data, evidence: Evi
         collecting.collect_scores(run.supernet, digits, 16, path, 50)
     moved = replace(digits, name="the same images, elsewhere")
     assert collecting.scored_on(path, run.supernet, moved, None) == 100
-    others = replace(digits, contents={"validation": {"0": [1, "another digest"]}})
+    contents = {**digits.contents, "validation": {"0": [1, "another digest"]}}
+    others = replace(digits, contents=contents)
     with pytest.raises(InputError, match=r"images_digest: its records of top1 are of \w+, new"):
         collecting.scored_on(path, run.supernet, others, None)
     times = read_jsonl(run.folder / "latency-onnxruntime-cpu.jsonl")
@@ -358,6 +359,39 @@ def test_lower_bounds_are_shown_as_such(
     first, second = network_table(rows, TOP1, where=False).splitlines()[-2:]
     assert "at least" not in first
     assert f"at least {whole.macs / 1e6:.2f}" in second
+
+
+def test_int8_is_predicted_by_what_it_changed_in_others(
+    evidence: Evidence, digits: Data, tmp_path: Path
+) -> None:
+    """By hand: changes of -1.0 and -0.3, and one pair more without any. What is of another format,
+    precision, supernet or part of the images says nothing, nor does the network's own file."""
+    space, path, n = evidence.supernet.space, tmp_path / "records.jsonl", len(digits.validation)
+    archs = space.decode(space.sample(np.random.default_rng(5), 40))
+    a, b, c, asked = list(dict.fromkeys(archs))[:4]
+    network = collecting.score_facts(evidence.supernet, digits, n)
+
+    def of_file(**other: object) -> dict[str, object]:
+        of = collecting.file_facts(evidence.supernet, digits, "validation", "digest")
+        return {**of, "format": "onnx", "precision": "int8", **other}
+
+    def record(arch: Arch, value: float, of: dict[str, object]) -> Record:
+        return Record(arch, "top1", value, "%", "", of)
+
+    store = Store(path)
+    store.add(path, [record(arch, top1, network) for arch, top1 in ((a, 80), (b, 81), (asked, 85))])
+    store.add(path, [record(arch, top1, of_file()) for arch, top1 in ((a, 79), (b, 80.7), (c, 9))])
+    others = [{"format": "litert"}, {"precision": "fp32"}, {"supernet": "x"}, {"split": "test"}]
+    store.add(path, [record(asked, 1.0, of_file(**other)) for other in others])
+    lab = replace(forgetful(evidence), store=store, target=Target(precision="int8"))
+    fp32 = float(evidence.score_predictor.predict(space.encode([asked])).mean[0])
+    found, change = lab.predict_score(asked)
+    assert (change.value, change.archs) == (pytest.approx(-1.3 / 3), 2)
+    assert found == pytest.approx(fp32 - 1.3 / 3)
+    _, change = lab.predict_score(a)
+    assert (change.value, change.archs) == (pytest.approx(-0.3 / 2), 1)
+    found, change = replace(lab, target=Target()).predict_score(asked)
+    assert (found, change.archs) == (fp32, 0)
 
 
 def test_measuring_decides_and_teaches(

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onceforall.cli.common import Json, emit
-from onceforall.cli.nets import Net
+from onceforall.cli.nets import Net, NoRecord, Weights, file_facts
 from onceforall.cli.networks import Batch, Device, Precision, Resolution, Threads, resolved
 from onceforall.columns import Column, table
 from onceforall.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from onceforall.export import Opened
+    from onceforall.interop import Resolved
 
 
 def devices(
@@ -79,6 +82,7 @@ def devices(
 
 def measure(
     net: Net,
+    weights: Weights = None,
     device: Device = "onnxruntime-cpu",
     threads: Threads = 1,
     batch: Batch = 1,
@@ -91,23 +95,39 @@ def measure(
             min=1, help="Times that the file is opened anew, a second apart: the noise is of all."
         ),
     ] = 5,
+    no_record: NoRecord = False,
     as_json: Json = False,
 ) -> None:
     """Times a network on a device, with fresh weights: they make no difference. NET may be an
     exported file, which is timed as it is.
 
+    Of a network with --weights RUN, or delivered into a run's folder, the result is added to the
+    run's measured.jsonl, where `specialize` finds it again on the same machine and runtime (but
+    one of fewer rounds in all than its own 15, or, of a file, of fewer visits than its own 5).
+
     Example: onceforall measure ofa_mbv3_w1.0:smallest --device onnxruntime-cpu --threads 1
     """
     from onceforall import devices as timing
+    from onceforall.export import Opened
+    from onceforall.pipeline import home_of
+    from onceforall.pipeline.collecting import BUSY, FEW
+    from onceforall.pipeline.evidence import TIMING_ROUNDS
 
     target = timing.Target(device, threads, batch, precision)
     refuse_missing(target)
-    network, shape, about = to_time(net, resolution)
+    network, shape, about, named = to_time(net, resolution, weights)
     found = timing.measure(target, network, shape, rounds, visits=visits)
     told = dict(found.facts)
     noise = "" if found.noise is None else f"; within {100 * found.noise:.1f}%"
     extras = "".join(f"\n{key}  {value}" for key, value in told.items())
     busy = timing.disturbed(target)
+    kept, home = None, None if no_record else home_of(named)
+    if home is not None:
+        file = file_facts(named) if isinstance(named, Opened) else {}
+        few = rounds * visits < TIMING_ROUNDS or (bool(file) and visits < timing.VISITS)
+        few = few and not target.known.estimated
+        more = {**({BUSY: True} if busy else {}), **({FEW: True} if few else {}), **file}
+        kept = home.keep_latency(target, found, more)
     emit(
         {
             "median_ms": found.median_ms,
@@ -120,13 +140,15 @@ def measure(
             **about,
             **told,
             **timing.provenance(target),
+            "kept": None if kept is None else str(kept),
         },
         as_json,
         f"{found.median_ms:.4g} ms {'estimated' if target.known.estimated else 'median'}"
         f" (10% {found.p10_ms:.4g}, 90% {found.p90_ms:.4g}; {found.runs} runs{noise}) on {target}"
         + ("; something else kept this machine busy" if busy else "")
         + ("; too noisy to compare networks by" if found.noisy else "")
-        + extras,
+        + extras
+        + ("" if kept is None else f"\nkept in {kept}"),
     )
 
 
@@ -138,13 +160,15 @@ def refuse_missing(target: Any) -> None:
 
 
 def to_time(
-    net: str, resolution: int | None
-) -> tuple[nn.Module | Path, tuple[int, int, int], dict[str, Any]]:
+    net: str, resolution: int | None, weights: Path | None = None
+) -> tuple[nn.Module | Path, tuple[int, int, int], dict[str, Any], Resolved | Opened]:
     """What a person named: an exported file, or a network with fresh weights; the shape of its
-    images; and what it is, for JSON."""
+    images; what it is, for JSON; and all that is known of it."""
     from onceforall.export import Opened, is_exported
 
     if is_exported(net):
+        if weights is not None:
+            raise InputError(f"{net}: a file is timed as it is; leave out --weights")
         opened = Opened(Path(net))
         size = opened.resolution
         if resolution not in (None, size):
@@ -154,8 +178,35 @@ def to_time(
             "file": net,
             "bytes": opened.form.bytes(Path(net)),
         }
-        return opened.path, (opened.channels, size, size), about
-    network = resolved(net, resolution)
+        return opened.path, (opened.channels, size, size), about, opened
+    if weights is not None and not weights.exists():
+        raise InputError(f"--weights: {weights}: no such file or run")
+    network = resolved(net, resolution, weights)
+    refuse_other_weights(network)
     size = network.arch.resolution
     module = network.family.build(network.arch).eval()
-    return module, (network.family.in_channels, size, size), {"arch": str(network.arch)}
+    shape = (network.family.in_channels, size, size)
+    return module, shape, {"arch": str(network.arch)}, network
+
+
+def refuse_other_weights(network: Resolved) -> None:
+    """Raises InputError where the weights beside a network are no file of weights, or a checkpoint
+    of ours that is of another family. Those of other formats are not read: only the shapes of a
+    network matter to its time."""
+    from onceforall.interop.networks import is_checkpoint
+    from onceforall.interop.tensors import is_torch_file
+    from onceforall.supernet import checkpoint
+
+    path = network.weights
+    if path is None or path.is_dir():
+        return
+    if not is_checkpoint(path):
+        if not is_torch_file(path):
+            raise InputError(f"--weights: {path}: holds no weights")
+        return
+    family = checkpoint.describe(path).get("family")
+    if family != network.family.name:
+        raise InputError(
+            f"--weights: {path}: of {family or 'no family that it names'}, and"
+            f" {network.typed} is of {network.family.name}"
+        )

@@ -10,7 +10,7 @@ import typer
 
 from onceforall.cli import completing
 from onceforall.cli.common import Json, emit
-from onceforall.cli.nets import Net, Weights, labelled, numbers
+from onceforall.cli.nets import Net, NoRecord, Weights, file_facts, labelled, numbers
 from onceforall.cli.networks import Batch, On, Resolution, resolved
 from onceforall.errors import InputError, choices
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from onceforall.cli.nets import Scored
     from onceforall.data import Images, Normalisation
+    from onceforall.export import Opened
+    from onceforall.interop import Resolved
+    from onceforall.pipeline import Home
     from onceforall.supernet import Metric, Score
     from onceforall.training import Group
 
@@ -31,7 +35,8 @@ def evaluate(
         typer.Option(
             metavar="D",
             help="fashion-mnist, digits, cifar10, or a folder: of class folders (all its images are"
-            " used), or with train and val or test folders.",
+            " used), or with train and val or test folders. The images of the network's own run are"
+            " split as the run has them.",
             show_default=False,
             autocompletion=completing.data,
         ),
@@ -78,15 +83,20 @@ def evaluate(
         ),
     ] = None,
     on: On = None,
+    no_record: NoRecord = False,
     as_json: Json = False,
 ) -> None:
     """Measures the accuracy of a network, or another task's metric. NET may be an exported file,
     which is run by the runtime of its format. Under torchrun the processes share the images.
 
+    Of a network with --weights RUN, or delivered into a run's folder, the result is added to the
+    run's measured.jsonl, where `specialize` finds it again if all that it is of agrees.
+
     Example: onceforall evaluate network.safetensors --data fashion-mnist
     """
     from onceforall import supernet
     from onceforall.export import is_exported
+    from onceforall.pipeline import home_of
     from onceforall.training import ranks
 
     if calibrate_data is not None and not calibrate:
@@ -108,19 +118,39 @@ def evaluate(
     module = judged.module if file else judged.module.to(place)
     size, channels = judged.resolution, judged.channels
     normalisation = _normalisation(mean, std, judged.data)
-    images, unlabelled, classes = labelled(
-        data, split, channels, normalisation, workers, calibrate, calibrate_data, max_unreadable
+    home = home_of(judged.named) if group.first else None
+    own = None if home is None else home.source(data)
+    scored = labelled(
+        data,
+        split,
+        channels,
+        normalisation,
+        workers,
+        calibrate,
+        calibrate_data,
+        max_unreadable,
+        group.gather(own)[0],  # the first process looks for the run, all split as it does
     )
+    images, classes = scored.images, scored.classes
     if len(classes) != judged.classes:
         raise InputError(f"--data: {data} has {len(classes)} classes, the network {judged.classes}")
-    if calibrate and unlabelled is not None:
-        batches = supernet.unlabelled_batches(unlabelled, size, calibrate, module)
+    if calibrate and scored.unlabelled is not None:
+        batches = supernet.unlabelled_batches(scored.unlabelled, size, calibrate, module)
         supernet.calibrate(module, batches, estimator)
     found = _shared(group, module, size, images, metric, limit, batch)
     unreadable = _unreadable(group, images, found.images, max_unreadable)
     ranks.leave()
     if not group.first:
         return
+    kept = None
+    if home is not None and not no_record and found.images:
+        asked = len(images) if limit is None else min(limit, len(images))
+        of = {"supernet": home.supernet, **scored.facts, "images": asked, "scored": found.images}
+        if not file:
+            calibration = _calibration(scored, home, calibrate, estimator, calibrate_data or data)
+            of["calibration"] = calibration
+        of |= judged.file
+        kept = home.keep_score(found, of)
     emit(
         {
             **found.values,
@@ -130,13 +160,15 @@ def evaluate(
             f"{metric.name}_stderr": found.stderr,
             "calibrated_on": calibrate,
             "unreadable": unreadable,
+            "kept": None if kept is None else str(kept),
         },
         as_json,
         _spoken(found)
         + f"  on {found.images} images of {size} px"
         + ("" if found.stderr is None else f" (standard error {found.stderr:.2f})")
         + "".join(f"; {k} {choices(v)}" for k, v in _normalised(images).items())
-        + (f"; {len(unreadable)} unreadable images left out" if unreadable else ""),
+        + (f"; {len(unreadable)} unreadable images left out" if unreadable else "")
+        + ("" if kept is None else f"\nkept in {kept}"),
     )
 
 
@@ -149,6 +181,8 @@ class _Judged(NamedTuple):
     classes: int
     task: str
     data: dict[str, Any]  # mean and std, where they are known
+    named: Resolved | Opened  # all that is known of it
+    file: dict[str, Any]  # of an exported one, as records name it
 
 
 def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
@@ -161,6 +195,8 @@ def _network(net: str, resolution: int | None, weights: Path | None) -> _Judged:
         family.classes,
         task_of(found.facts),
         found.data,
+        found,
+        {},
     )
 
 
@@ -173,8 +209,28 @@ def _exported(net: str, resolution: int | None) -> _Judged:
             f"--resolution: {net} is for images of {file.resolution} px, not {resolution}"
         )
     return _Judged(
-        file, file.resolution, file.channels, len(file.classes), task_of(file.facts), file.facts
+        file,
+        file.resolution,
+        file.channels,
+        len(file.classes),
+        task_of(file.facts),
+        file.facts,
+        file,
+        file_facts(file),
     )
+
+
+def _calibration(
+    scored: Scored, home: Home, images: int, estimator: str, named: str
+) -> Mapping[str, Any] | None:
+    """What batch norms were measured on, as records name it; None: nothing that is known."""
+    from onceforall.pipeline.collecting import calibration_facts
+
+    if not images:
+        return home.calibration
+    if scored.data is not None and scored.unlabelled is scored.data.train:
+        return calibration_facts(scored.data, images, estimator)
+    return {"images": images, "data": named, "estimator": estimator}
 
 
 def task_of(facts: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,7 +14,8 @@ from onceforall.errors import InputError, choices
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from onceforall.data import Images, Normalisation, Source
+    from onceforall.data import Data, Files, Images, Normalisation, Source
+    from onceforall.export import Opened
     from onceforall.families import Family
     from onceforall.interop import Resolved
 
@@ -33,10 +34,21 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="W",
-        help="Weights in any format; of a checkpoint of a network, its own.",
+        help="Weights in any format, or a run's folder; of a checkpoint of a network, its own.",
         show_default=False,
     ),
 ]
+NoRecord = Annotated[
+    bool, typer.Option("--no-record", help="Do not add the result to the records of NET's run.")
+]
+
+
+def file_facts(file: Opened) -> dict[str, Any]:
+    """What records name of an exported file that was scored or timed."""
+    from onceforall.pipeline.collecting import FILE
+
+    facts = {FILE: file.form.digest(file.path), "format": file.form.name}
+    return facts | ({"precision": file.facts["precision"]} if "precision" in file.facts else {})
 
 
 def family_named(name: str) -> Family:
@@ -71,6 +83,8 @@ class Scored(NamedTuple):
     images: Images
     unlabelled: Images | None  # to calibrate on: none of those that are scored
     classes: tuple[str, ...]
+    facts: dict[str, Any]  # what `images` are, as records name it
+    data: Data | None = None  # that they are a part of, where they are one
 
 
 def labelled(
@@ -82,13 +96,15 @@ def labelled(
     calibrate: int = 0,
     calibrate_data: str | None = None,
     unreadable: float = 1.0,
+    own: Source | None = None,
 ) -> Scored:
     """The images to evaluate on, others to calibrate on, and the classes.
 
     A folder of class folders is scored whole, as is the one of ImageNet's validation images, with
     nothing but `val` in it; everything else has splits, and training images to calibrate on. Where
     there are none and no other data are named for it, `calibrate` images are drawn from the folder
-    and the rest are scored. `unreadable` is the share of image files that may be damaged.
+    and the rest are scored. `unreadable` is the share of image files that may be damaged; `own` how
+    the run that the network is of reads and splits the images, where they are its own.
 
     Raises:
         InputError: no such data or split, too few images to set `calibrate` aside, or those of
@@ -100,14 +116,16 @@ def labelled(
         FileImages,
         Source,
         default_normalisation,
+        digest_of,
+        images_facts,
         is_loose,
         list_folder,
         load,
     )
 
     mean_std = (normalisation.mean, normalisation.std) if normalisation else (None, None)
-    whole = Source(
-        data,
+    whole = replace(
+        own or Source(data),
         workers=workers,
         channels=channels,
         mean=mean_std[0],
@@ -118,22 +136,27 @@ def labelled(
     if calibrate_data is not None and calibrate:
         others = _any_images(replace(whole, name=calibrate_data), channels, normalisation)
     folder = Path(data)
-    if not is_loose(folder) or (folder / "train").is_dir():
+    if own is not None or not is_loose(folder) or (folder / "train").is_dir():
         parts = ("train", "validation", "test")
         if split not in parts:
             raise InputError(f"--split: {split!r} is not one of {choices(parts)}")
         found = load(whole)
         images = getattr(found, split)
         _refuse_scored(images, others, calibrate_data)
-        return Scored(images, others or found.train, found.classes)
+        part = found.part_facts(split)
+        return Scored(images, others or found.train, found.classes, part, found)
     inside = [child for child in folder.iterdir() if child.is_dir()]
     alone = len(inside) == 1 and inside[0].name in ("val", "test")
     files, classes = list_folder(inside[0] if alone else folder)
     given = normalisation or default_normalisation(channels)
     images = FileImages(files.paths, files.labels, given, channels, workers=workers)
     _refuse_scored(images, others, calibrate_data)
+
+    def facts(scored: Files) -> dict[str, Any]:
+        return images_facts(data, "all", digest_of(scored.contents(classes)), given)
+
     if others is not None or not calibrate:
-        return Scored(images, others, classes)
+        return Scored(images, others, classes, facts(files))
     if calibrate >= len(images):
         raise InputError(
             f"--calibrate: {calibrate} of the {len(images)} images of {data} leave none to score;"
@@ -141,7 +164,7 @@ def labelled(
         )
     order = np.random.default_rng(3).permutation(len(images)).tolist()
     drawn, rest = sorted(order[:calibrate]), sorted(order[calibrate:])
-    return Scored(images.subset(rest), images.subset(drawn), classes)
+    return Scored(images.subset(rest), images.subset(drawn), classes, facts(files.take(rest)))
 
 
 def calibration_images(data: str, network: Resolved, n: int) -> Tensor:

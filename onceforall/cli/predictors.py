@@ -104,7 +104,7 @@ def accuracy(
         used = tuple(covariates.split(","))
     hint = None
     if prior is not None:
-        hint = predictors.load(prior, labels.at_own_resolutions().space, prior=True)
+        hint = predictors.load_prior(prior, labels.at_own_resolutions().space)
     with progress.busy(f"fitting {len(labels):,} records"):
         predictor = predictors.fit_accuracy(
             labels,

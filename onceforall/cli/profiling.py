@@ -20,7 +20,7 @@ def profiled(net: str, device: str, threads: int, resolution: int | None) -> dic
         raise InputError(
             f"--profile: {device} does not tell what layers take; {choices(having)} do"
         )
-    network, shape, _ = to_time(net, resolution)
+    network, shape, *_ = to_time(net, resolution)
     rows = target.profile(network, shape)
     return {
         "device": str(target),

@@ -10,6 +10,16 @@ import typer
 from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
 from onceforall.cli.networks import Batch, Device, On, Precision, Threads
+from onceforall.cli.runs import (
+    Images,
+    Mean,
+    Prior,
+    RunOrSpace,
+    Std,
+    SupernetWeights,
+    opened,
+    supernet_of,
+)
 from onceforall.errors import InputError, choices
 from onceforall.progress import say
 from onceforall.units import quantity
@@ -28,7 +38,6 @@ records = typer.Typer(
     rich_markup_mode=None,
 )
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.")]
 MOST = 100_000  # archs, of which there can be records in one file
 Samples = Annotated[int, typer.Option(min=2, max=MOST, help="Archs to have records of.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the choice of archs.")]
@@ -36,7 +45,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the choice of archs.")]
 
 @records.command()
 def accuracy(
-    run: RunFolder,
+    run: RunOrSpace,
     samples: Annotated[
         int, typer.Option(min=2, max=MOST, help="Archs to have records of, at most.")
     ] = 300,
@@ -66,16 +75,17 @@ def accuracy(
         int | None,
         typer.Option(min=1, help="Validation images an arch is scored on; all where left out."),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Another data set than the run's.",
-            show_default=False,
-            autocompletion=completing.data,
-        ),
-    ] = None,
+    weights: SupernetWeights = None,
+    data: Images = None,
+    mean: Mean = None,
+    std: Std = None,
+    prior: Prior = None,
     out: Annotated[
-        Path | None, typer.Option(help="The file; RUN/accuracy.jsonl where left out.")
+        Path | None,
+        typer.Option(
+            help="The file; RUN/accuracy.jsonl where left out. With --weights, the folder of the"
+            " records, as `specialize` has it."
+        ),
     ] = None,
     on: On = None,
     seed: Seed = 0,
@@ -91,34 +101,42 @@ def accuracy(
 
     Example: onceforall records accuracy runs/mine --near 0.5M,1M
 
+    onceforall records accuracy ofa_mbv3_w1.0 --weights FILE --data imagenet --out found
+
     torchrun --nproc-per-node 4 -m onceforall records accuracy runs/mine
     """
-    from onceforall.pipeline import collecting, open_run
+    from onceforall import predictors
+    from onceforall.pipeline import collecting
     from onceforall.records import read_jsonl
     from onceforall.supernet import torch_device
     from onceforall.training import ranks
 
     group = ranks.join()
     place = group.device if group.size > 1 and on is None else torch_device(on)
-    opened = group.together(lambda: open_run(run, data))
-    path = out or opened.score_file
-    if every and near:
-        raise InputError("--all: archs are spread evenly over the space; --near has no use")
-    cost, unit = _cost(by, opened.supernet.family) if near else (None, None)
+    its = group.together(lambda: opened(run, weights, data, out, (mean, std)))
+    path = its.score_file if out is None or weights is not None else out
+    for name, useless in (("near", near), ("prior", prior)):
+        if every and useless:
+            raise InputError(f"--all: archs are spread evenly over the space; --{name} has no use")
+    hint = None if prior is None else predictors.load_prior(prior, its.supernet.space)
+    cost, unit = _cost(by, its.supernet.family) if near else (None, None)
     budgets = [quantity("--near", part, unit) for part in near.split(",")] if near else []
     if any(budget <= 0 for budget in budgets):
         raise InputError(f"--near: {near!r}: budgets are above 0")
     found: dict[str, Any] = {"path": str(path)}
-    supernet, metric = opened.supernet.to(place), opened.task.metric
-    asked = (supernet, group.together(opened.data), samples, path, images, seed, metric)
+    supernet, metric = its.supernet.to(place), its.task.metric
+    asked = (supernet, group.together(its.data), samples, path, images, seed, metric)
     if every:
         found["added"] = collecting.collect_scores(*asked, group)
     else:
-        done = collecting.collect_until_settled(*asked, cost=cost, budgets=budgets, group=group)
+        done = collecting.collect_until_settled(
+            *asked, cost=cost, budgets=budgets, prior=hint, group=group
+        )
         found |= {"added": done.added, "errors": done.errors, "settled": done.settled}
     if group.first:
         fit = ["fit", "accuracy", path, "--space", run, "--out", "accuracy.npz"]
         fit += [] if metric.name == "top1" else ["--metric", metric.name]
+        fit += [] if prior is None else ["--prior", prior]
         emit(found | {"n": len(read_jsonl(path))}, as_json, then=command(*fit))
     ranks.leave()
 
@@ -147,6 +165,7 @@ def latency(
             autocompletion=completing.families,
         ),
     ],
+    weights: SupernetWeights = None,
     device: Device = "onnxruntime-cpu",
     samples: Samples = 100,
     error: Annotated[
@@ -172,7 +191,11 @@ def latency(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The file; latency-DEVICE.jsonl or .json where left out.")
+        Path | None,
+        typer.Option(
+            help="The file; latency-DEVICE.jsonl or .json where left out. With --weights, the"
+            " folder of the records, as `specialize` has it."
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -184,19 +207,19 @@ def latency(
 
     Example: onceforall records latency ofa_mbv3_w1.0 --device onnxruntime-cpu --error 5
     """
-    from onceforall import devices, families
+    from onceforall import devices
     from onceforall.files import refuse_existing
-    from onceforall.pipeline import collecting, open_run
+    from onceforall.pipeline import collecting
     from onceforall.records import read_jsonl
 
     target = devices.Target(device, threads, batch, precision)
-    folder = Path(family)
-    if folder.is_dir():
-        found = open_run(folder).supernet.family
+    folder, found = _space(family, weights, out, resolutions)
+    if out is not None and weights is None:
+        path = out
+    elif blocks:
+        path = folder / f"latency-{target}.json"
     else:
-        chosen = {"resolutions": _whole(resolutions)} if resolutions else {}
-        folder, found = Path(), families.get(family, **chosen)
-    path = out or folder / f"latency-{target}.json{'' if blocks else 'l'}"
+        path = collecting.latency_file(folder, target)
     if blocks:
         refuse_existing(path)
         table = collecting.block_latencies(found, target)
@@ -239,6 +262,26 @@ def _until_predicted(
             f" is uncertain by {done.noise:.1f}%. More --seconds, or a quieter machine"
         )
         raise typer.Exit(1)
+
+
+def _space(
+    named: str, weights: Path | None, out: Path | None, resolutions: str | None
+) -> tuple[Path, Family]:
+    """The folder of the records, and the family: a run's, that of weights of anybody's, or the one
+    of that name."""
+    from onceforall import families
+    from onceforall.pipeline import open_run
+
+    if resolutions and (weights is not None or Path(named).is_dir()):
+        raise InputError("--resolutions: a supernet has its own; leave it out")
+    if weights is not None:
+        if out is None:
+            raise InputError("--weights needs --out, the folder of the records")
+        return out, supernet_of(named, weights, out).family
+    if Path(named).is_dir():
+        return Path(named), open_run(Path(named)).supernet.family
+    chosen = {"resolutions": _whole(resolutions)} if resolutions else {}
+    return Path(), families.get(named, **chosen)
 
 
 def _whole(text: str) -> list[int]:

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from onceforall.cli import completing
 from onceforall.cli.common import Json, command, emit
-from onceforall.cli.nets import numbers
 from onceforall.cli.networks import Batch, On, Threads
 from onceforall.cli.records import MOST
-from onceforall.errors import InputError, choices
+from onceforall.cli.runs import Images, Mean, Prior, RunOrSpace, Std, SupernetWeights, opened
+from onceforall.errors import choices
 from onceforall.units import quantity
-
-if TYPE_CHECKING:
-    from onceforall.pipeline import Run
 
 
 def specialize(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|S",
-            help="The folder of a training run; or a family, with --weights and --data.",
-            show_default=False,
-            autocompletion=completing.families,
-        ),
-    ],
+    run: RunOrSpace,
     max_latency: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,14 +45,7 @@ def specialize(
             show_default=False,
         ),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="W",
-            help="Of a supernet that was trained elsewhere, in any format.",
-            show_default=False,
-        ),
-    ] = None,
+    weights: SupernetWeights = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,18 +80,10 @@ def specialize(
         float,
         typer.Option(min=0, help="Standard deviations taken off predicted scores in search."),
     ] = 1.0,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Another data set than the run's; with --weights, to calibrate and score on.",
-            show_default=False,
-            autocompletion=completing.data,
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="With --weights: how pixels are normalised; else ImageNet's.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    prior: Prior = None,
+    data: Images = None,
+    mean: Mean = None,
+    std: Std = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The folder; RUN/specialized where left out, with a folder a device."),
@@ -142,52 +116,23 @@ def specialize(
         "max_energy": max_energy,
     }
     wanted = budgets_of(targets, max_latency or [], limits, _option)
-    opened = _opened(run, weights, data, out, (mean, std))
-    given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk}
-    cards = specialize_all(opened, wanted, out, seed=seed, on=on, **given)
+    its = opened(run, weights, data, out, (mean, std))
+    given: dict[str, Any] = {"samples": samples, "images": images, "risk": risk, "prior": prior}
+    cards = specialize_all(its, wanted, out, seed=seed, on=on, **given)
     rows = [
         {**card.to_dict(), "picked": best} for card, best in zip(cards, picked(cards), strict=True)
     ]
     emit(
         {"networks": rows, "device": choices(str(t) for t in targets)},
         as_json,
-        network_tables(rows, opened.task.metric),
-        command("report", opened.folder),
+        network_tables(rows, its.task.metric),
+        command("report", its.folder),
     )
 
 
 def _option(name: str) -> str:
     """As an argument is typed: max_macs -> --max-macs."""
     return "--" + name.replace("_", "-")
-
-
-def _opened(
-    run: str,
-    weights: Path | None,
-    data: str | None,
-    out: Path | None,
-    pixels: tuple[str | None, str | None],
-) -> Run:
-    """A training run, or the supernet of a family with weights of anybody's."""
-    from onceforall.data import Source
-    from onceforall.interop import zoo
-    from onceforall.pipeline import open_run, run_of
-    from onceforall.supernet import SuperNet
-
-    if weights is None:
-        if pixels != (None, None):
-            raise InputError("--mean and --std go with --weights; a run knows its own")
-        return open_run(Path(run), data)
-    if data is None or out is None:
-        raise InputError("--weights needs --data, images to calibrate and score on, and --out")
-    supernet = zoo.load(run, weights)
-    if not isinstance(supernet, SuperNet):
-        raise InputError(f"{run}: is one network, not a supernet; name a family")
-    mean, std = numbers("--mean", pixels[0]), numbers("--std", pixels[1])
-    if (mean is None) != (std is None):
-        raise InputError("--mean and --std go together")
-    source = Source(data, channels=supernet.family.in_channels, mean=mean, std=std)
-    return run_of(supernet, data, out, source)
 
 
 def demo(

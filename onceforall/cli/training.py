@@ -214,7 +214,7 @@ def finetune(
     group = ranks.join()
 
     def read() -> tuple[Resolved, Static, Settings, images.Data, Static | None]:
-        network = resolved(net, resolution, _file(weights))
+        network = resolved(net, resolution, weights)
         settings = _settings(network, data, given)
         found = images.load(settings.data)
         if epochs is not None or not any(c.startswith("phases") for c in given):
@@ -273,10 +273,3 @@ def _static(network: Resolved) -> Static:
     from onceforall.training import Static
 
     return Static(network.module(), *network.network)
-
-
-def _file(weights: Path | None) -> Path | None:
-    """The supernet's file, where a run's folder is named."""
-    if weights is not None and (weights / "settings.json").is_file():
-        return weights / "supernet.safetensors"
-    return weights

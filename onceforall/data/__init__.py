@@ -14,7 +14,10 @@ from onceforall.data.sources import (
     Source,
     changes_since,
     default_normalisation,
+    digest_of,
+    images_facts,
 )
+from onceforall.data.splits import Files
 
 __all__ = [
     "BALANCES",
@@ -23,6 +26,7 @@ __all__ = [
     "SMALL",
     "Data",
     "FileImages",
+    "Files",
     "HeldImages",
     "Images",
     "MemoryImages",
@@ -31,7 +35,9 @@ __all__ = [
     "Source",
     "changes_since",
     "default_normalisation",
+    "digest_of",
     "epoch_order",
+    "images_facts",
     "in_order",
     "is_loose",
     "list_folder",

@@ -41,8 +41,11 @@ class Data:
 
     def digest(self, part: str) -> str:
         """Of the images of a part."""
-        text = json.dumps(self.contents[part], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest_of(self.contents[part])
+
+    def part_facts(self, part: str) -> dict[str, Any]:
+        """What a score on a part is of: its images, by a digest, and how they are normalised."""
+        return images_facts(self.name, part, self.digest(part), self.normalisation)
 
     def facts(self) -> dict[str, Any]:
         """What whoever uses a network trained on it must know: plain data."""
@@ -53,6 +56,18 @@ class Data:
             "mean": list(self.normalisation.mean),
             "std": list(self.normalisation.std),
         }
+
+
+def digest_of(contents: Mapping[str, Any]) -> str:
+    """The name that records have for images, of their number and digest by class."""
+    text = json.dumps(contents, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def images_facts(name: str, part: str, digest: str, normalisation: Normalisation) -> dict[str, Any]:
+    """As records name images that networks were scored on: plain data."""
+    pixels = {"mean": list(normalisation.mean), "std": list(normalisation.std)}
+    return {"data": name, "split": part, "images_digest": digest, "pixels": pixels}
 
 
 def changes_since(path: Path, data: Data, parts: Sequence[str] = PARTS) -> str:

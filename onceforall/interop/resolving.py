@@ -83,7 +83,8 @@ def resolve(
     """The network that a person named.
 
     Args:
-        weights: the file of its weights, where they are not its own.
+        weights: the file of its weights, where they are not its own; or the folder of a run, whose
+            supernet has them.
         resolution: in place of its own, pixels.
         family: of an arch dictionary that does not say it.
 
@@ -91,6 +92,8 @@ def resolve(
         InputError: it is nothing that is known; names what it could be.
     """
     path, beside, assumed = Path(net), None, False
+    if weights is not None and (weights / "settings.json").is_file():
+        weights /= "supernet.safetensors"
     if exists(path):
         found, assumed, beside = _of_path(path, resolution, family)
     else:
@@ -100,7 +103,7 @@ def resolve(
         elif _is_arch(net):
             found, assumed = networks.from_text(net), True
         elif ":" in net:
-            found = _of_family(net)
+            found = _of_family(net, weights)
         else:
             raise InputError(
                 f"{net!r} is no file, no published network (`onceforall zoo`) and not of the form"
@@ -140,7 +143,8 @@ def _described(
     return found, not whole
 
 
-def _of_family(net: str) -> StaticNetwork:
+def _of_family(net: str, weights: Path | None) -> StaticNetwork:
+    """Of the space of the weights, where they are a checkpoint of that family."""
     import numpy as np
 
     asked = _NAMED.fullmatch(net)
@@ -148,7 +152,9 @@ def _of_family(net: str) -> StaticNetwork:
         if ".py:" not in net:
             families.get(net.partition(":")[0])  # says so, if there is no such family
         raise InputError(f"{net!r}: after the family comes largest, smallest or random:SEED")
-    family = families.get(asked["family"])
+    family, facts = families.get(asked["family"]), _facts(weights)
+    if weights is not None and facts.get("family") == family.name:
+        family = family_of(facts, weights)
     if asked["seed"] is not None:
         arch = family.space.random(np.random.default_rng(int(asked["seed"])))
     else:

@@ -7,6 +7,7 @@ from onceforall.pipeline.demonstration import demo
 from onceforall.pipeline.evidence import Evidence, gather_evidence
 from onceforall.pipeline.finetuning import Finetuned, finetune, with_epochs
 from onceforall.pipeline.fronts import Front, front_of
+from onceforall.pipeline.homes import Home, home_of
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run, open_run, run_of
 from onceforall.pipeline.specializing import specialize
@@ -16,6 +17,7 @@ __all__ = [
     "Evidence",
     "Finetuned",
     "Front",
+    "Home",
     "Limits",
     "Run",
     "budgets_of",
@@ -23,6 +25,7 @@ __all__ = [
     "finetune",
     "front_of",
     "gather_evidence",
+    "home_of",
     "open_run",
     "picked",
     "refuse_impossible",

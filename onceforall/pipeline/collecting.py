@@ -2,7 +2,8 @@
 
 Records are appended one by one, so that nothing is lost when the work is stopped, and a
 file that has some of them is gone on with, where they are of the same supernet and data,
-or of the same machine and runtime.
+or of the same machine and runtime. What commands that measure single networks have left beside
+the file (`MEASURED`) is taken over where all agrees.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.families.layers import Layer
 from onceforall.families.settings import changed, of_networks
-from onceforall.predictors import choose, fit_accuracy, stalled
+from onceforall.predictors import Accuracy, Predictor, choose, fit_accuracy, stalled
 from onceforall.progress import say, track
 from onceforall.records import (
     Labels,
     Record,
+    Store,
     add,
     add_all,
     appending,
@@ -40,8 +42,18 @@ from onceforall.records import (
     read_labels,
     refuse_others,
 )
-from onceforall.space import Arch, Population, Table
-from onceforall.supernet import TOP1, Metric, Score, SuperNet, calibrated, checkpoint, score
+from onceforall.space import Arch, Population, Space, Table
+from onceforall.supernet import (
+    CALIBRATION_IMAGES,
+    ESTIMATORS,
+    TOP1,
+    Metric,
+    Score,
+    SuperNet,
+    calibrated,
+    checkpoint,
+    score,
+)
 from onceforall.training import Group
 
 FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
@@ -49,6 +61,10 @@ ROUNDS = 7  # of timing, a network
 DIGEST = 16  # hexadecimal digits of the digest that names a supernet
 BLOCK_SECONDS = 0.005  # of timing, a block and round
 LATENCY = "latency_ms"  # the metric
+MEASURED = "measured.jsonl"  # in a run's folder: what predictors are not fitted to
+FILE = "file_digest"  # named by records of an exported file
+BUSY = "disturbed"  # named by records that were measured while something else kept the machine busy
+FEW = "few_rounds"  # named by latencies of fewer rounds of timing than `specialize` takes
 ALONE = Group()  # one process
 T = TypeVar("T")
 
@@ -112,8 +128,11 @@ def _score_archs(
 ) -> None:
     limit = _of_first(group, lambda: scored_on(path, supernet, data, images, metric))
     facts = score_facts(supernet, data, limit)
-    by_resolution = sorted(archs, key=lambda arch: arch.resolution)  # images are decoded once
-    turns = [by_resolution[i : i + group.size] for i in range(0, len(archs), group.size)]
+    known = _of_first(group, lambda: _beside(path, archs, metric.name, facts))
+    have = {record.arch for record in known}
+    missing = [arch for arch in archs if arch not in have]
+    by_resolution = sorted(missing, key=lambda arch: arch.resolution)  # images are decoded once
+    turns = [by_resolution[i : i + group.size] for i in range(0, len(missing), group.size)]
 
     def scored(turn: list[Arch]) -> list[Record]:
         """Of the arch that is this process's in a turn; of none in the last one, perhaps."""
@@ -125,6 +144,9 @@ def _score_archs(
         return records
 
     with appending(path) if group.first else nullcontext() as file:
+        if file is not None:
+            for record in known:
+                add(file, record)
         for turn in track(turns, f"{metric.label} records") if group.first else turns:
             every = group.gather(group.together(lambda turn=turn: scored(turn)))  # type: ignore[misc]
             for record in (r for records in every for r in records):
@@ -140,24 +162,49 @@ def add_score(
         add_all(path, [score_record(supernet, arch, found, score_facts(supernet, data, images))])
 
 
+def _beside(
+    path: Path, archs: Sequence[Arch], metric: str, of: Mapping[str, Any], device: str = ""
+) -> list[Record]:
+    """What is known of archs from networks that were measured singly, in the same folder."""
+    store = Store(path.with_name(MEASURED))
+    found = [store.find(arch, metric, of, device, (FILE, BUSY, FEW)) for arch in archs]
+    return [record for record in found if record is not None]
+
+
 def score_record(supernet: SuperNet, arch: Arch, found: Score, facts: Mapping[str, Any]) -> Record:
     """Of what was just scored; `facts` is what it is of."""
     of, settings = found.metric, of_networks(supernet.family)
     return Record(arch, of.name, found.value, of.unit, provenance=facts, settings=settings)
 
 
-def score_facts(
-    supernet: SuperNet, data: Data, images: int, split: str = "validation"
-) -> dict[str, Any]:
-    """What a score is of: the supernet, by a digest of its weights, and the first `images` of
-    a split, those included that cannot be read."""
+def score_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
+    """What the score of an arch is of: the supernet, by a digest of its weights, the first `images`
+    of validation, those included that cannot be read, and what it was calibrated on."""
     return {
         "supernet": digest(supernet),
-        "data": data.name,
-        "split": split,
-        "images_digest": data.digest(split),
+        **data.part_facts("validation"),
         "images": images,
+        "calibration": calibration_facts(data),
     }
+
+
+def file_facts(supernet: SuperNet, data: Data, split: str, file_digest: str) -> dict[str, Any]:
+    """What the score of an exported file on all images of a split is of."""
+    return {
+        "supernet": digest(supernet),
+        **data.part_facts(split),
+        "images": len(getattr(data, split)),
+        FILE: file_digest,
+    }
+
+
+def calibration_facts(
+    data: Data, images: int = CALIBRATION_IMAGES, estimator: str = ESTIMATORS[0]
+) -> dict[str, Any]:
+    """What batch norms were measured on: so many training images, by a digest of all of them; as
+    `calibrated` does it, where the rest is left out."""
+    n = min(images, len(data.train))
+    return {"images": n, "images_digest": data.digest("train"), "estimator": estimator}
 
 
 def digest(supernet: SuperNet) -> str:
@@ -216,6 +263,7 @@ def collect_until_settled(
     *,
     cost: Callable[[Population], NDArray[np.float64]] | None = None,
     budgets: Sequence[float] = (),
+    prior: Predictor | None = None,
     group: Group = ALONE,
 ) -> Labelling:
     """Like `collect_scores`, until a predictor's error on held-out archs stops falling or there are
@@ -223,7 +271,8 @@ def collect_until_settled(
     (docs/predictors.md); with `budgets` of a `cost`, after a first round, those near a budget that
     the predictor is least sure of.
 
-    Gone on with, a file is judged by all its rounds, those of earlier times included.
+    Gone on with, a file is judged by all its rounds, those of earlier times included. `prior`: as
+    `fit_scores` has it.
     """
     space, settings = supernet.space, changed(supernet.family)
     most = min(most, space.size)
@@ -235,7 +284,7 @@ def collect_until_settled(
         """Fits a predictor to what there is; the archs to score next, none where it is enough."""
         labels = read_labels(path, space, metric.name, settings=settings)
         for n in range(FIRST_ROUND + len(errors) * NEXT_ROUNDS, len(labels) + 1, NEXT_ROUNDS):
-            predictor = fit_accuracy(labels.take(np.arange(n)), unit=metric.unit, seed=seed)
+            predictor = fit_scores(labels.take(np.arange(n)), space, metric, prior, seed)
             assert predictor.report is not None
             errors.append(predictor.report.rmse)
             say(f"{n} records: held-out error {errors[-1]:.3g} {metric.difference}")
@@ -256,6 +305,15 @@ def collect_until_settled(
         added += len(fresh)
 
 
+def fit_scores(
+    labels: Labels, space: Space, metric: Metric, prior: Predictor | None = None, seed: int = 0
+) -> Accuracy:
+    """A predictor of the metric for all archs of a space, with its error on held-out records in
+    `report`. `prior` is another predictor of the space, whose output is one more feature."""
+    found = fit_accuracy(labels, prior=prior, unit=metric.unit, seed=seed)
+    return found if prior is None else found.on(space)
+
+
 def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: int = 0) -> int:
     """Appends latencies until the file has those of n archs; returns how many were added.
 
@@ -264,14 +322,19 @@ def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: 
     Raises:
         InputError: as `latencies_in`.
     """
-    missing = wanted(family, _archs(latencies_in(path, target)), n, seed)
+    asked = wanted(family, _archs(latencies_in(path, target)), n, seed)
+    known = _beside(path, asked, LATENCY, devices.provenance(target), str(target))
+    if known:
+        add_all(path, known)
+    have = {record.arch for record in known}
+    missing = [arch for arch in asked if arch not in have]
     together = 1 if target.known.estimated else devices.TOGETHER  # estimates need no turns
     groups = [missing[i : i + together] for i in range(0, len(missing), together)]
     for group in track(groups, "latency records"):
         networks = [(family.build(arch).eval(), shape_of(family, arch)) for arch in group]
         times = devices.measure_many(target, networks, ROUNDS)
         add_all(path, latency_records(family, target, group, times))
-    return len(missing)
+    return len(asked)
 
 
 def latency_records(
@@ -282,14 +345,25 @@ def latency_records(
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Record]:
     """Of what was just measured on this machine; `more` is what else is known of it."""
-    circumstances, settings = devices.provenance(target), of_networks(family)
-    records = []
-    for arch, time in zip(archs, times, strict=True):
-        spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
-        spread |= {} if time.noise is None else {"noise": time.noise}
-        facts = spread | dict(time.facts) | circumstances | dict(more)
-        records.append(Record(arch, LATENCY, time.median_ms, "ms", str(target), facts, settings))
-    return records
+    circumstances, settings = {**devices.provenance(target), **more}, of_networks(family)
+    return [
+        latency_record(target, arch, time, circumstances, settings)
+        for arch, time in zip(archs, times, strict=True)
+    ]
+
+
+def latency_record(
+    target: Target,
+    arch: Arch,
+    time: Latency,
+    circumstances: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Record:
+    """Of what was just measured; `circumstances` is what it is of, `settings` the family's."""
+    spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
+    spread |= {} if time.noise is None else {"noise": time.noise}
+    facts = spread | dict(time.facts) | dict(circumstances)
+    return Record(arch, LATENCY, time.median_ms, "ms", str(target), facts, settings)
 
 
 def latency_file(folder: Path, target: Target) -> Path:

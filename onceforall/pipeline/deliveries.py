@@ -17,7 +17,7 @@ from onceforall.devices import ENERGY, Target, device_named, tells_energy
 from onceforall.errors import InputError, choices, suggestion
 from onceforall.pipeline.collecting import digest
 from onceforall.pipeline.delivering import Card, delivered_before
-from onceforall.pipeline.evidence import gather_evidence
+from onceforall.pipeline.evidence import gather_evidence, read_prior
 from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run
@@ -48,6 +48,7 @@ class Options(TypedDict, total=False):
     risk: float
     seed: int
     on: str | None
+    prior: Path | str | None
 
 
 def specialize_run(
@@ -64,6 +65,7 @@ def specialize_run(
     risk: float = 1.0,
     seed: int = 0,
     on: str | None = None,
+    prior: Path | str | None = None,
     **limits: Amount | None,
 ) -> list[Card]:
     """As `specialize_all`, of what a person says: names of devices, "0.05ms", max_macs="300M"."""
@@ -77,6 +79,7 @@ def specialize_run(
         risk=risk,
         seed=seed,
         on=on,
+        prior=None if prior is None else Path(prior),
     )
 
 
@@ -90,6 +93,7 @@ def specialize_all(
     risk: float = 1.0,
     seed: int = 0,
     on: str | None = None,
+    prior: Path | None = None,
 ) -> list[Card]:
     """The best network for each target and budget: by target first, in the order given.
 
@@ -102,6 +106,7 @@ def specialize_all(
             own, if left out: RUN/specialized.
         samples: score and latency records that the predictors are fitted on.
         images, risk, seed, on: as `gather_evidence` has them.
+        prior: the file of another predictor of scores, whose output is one more feature.
 
     Raises:
         Infeasible, Unmet: of a budget no precision of a device has a network; after all others
@@ -112,6 +117,8 @@ def specialize_all(
     base = out or run.folder / "specialized"
     alone = out not in (None, run.folder) and len(budgets) == 1
     folders = {target: base if alone else base / str(target) for target in budgets}
+    hint = None if prior is None else read_prior(prior, run.supernet.space)
+    by = None if hint is None else hint.name
     before: dict[Target, list[Card | None]] = {}
     for target, folder in folders.items():
         for limits in budgets[target]:
@@ -120,7 +127,7 @@ def specialize_all(
                     who = "" if name == ENERGY else "; vela does"
                     raise InputError(f"limit {name}: {target} does not tell it here{who}")
         before[target] = [
-            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric)
+            delivered_before(folder / str(x), run.supernet, target, x, run.task.metric, by)
             for x in budgets[target]
         ]
     for limits in itertools.chain(*budgets.values()):
@@ -134,6 +141,7 @@ def specialize_all(
         "images": images,
         "risk": risk,
         "seed": seed,
+        "prior": by,
     }
     journal = Journal(base, arguments)
     cards: list[Card] = []
@@ -155,6 +163,7 @@ def specialize_all(
             risk=risk,
             seed=seed,
             on=on,
+            prior=hint,
             fitted_on=fitted_on,
         )
         journal.begun(evidence)

@@ -18,8 +18,8 @@ from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import copied
 from onceforall.files import read_json, write_json, write_text
-from onceforall.pipeline.collecting import digest, shape_of
-from onceforall.pipeline.evidence import BUSY, Evidence
+from onceforall.pipeline.collecting import BUSY, calibration_facts, digest, shape_of
+from onceforall.pipeline.evidence import Evidence
 from onceforall.pipeline.limits import TOLD, Limits
 from onceforall.records import Record
 from onceforall.report.card import markdown
@@ -39,7 +39,7 @@ class Card:
     macs: int
     peak_activation_bytes: int
     metric: Metric
-    predicted: float | None  # the metric on validation images
+    predicted: float | None  # the metric of the file on validation images
     validation: float
     test: float
     latency_predicted_ms: float | None
@@ -57,6 +57,9 @@ class Card:
     max_abs_diff: float | None = None  # of the exported file's outputs, against PyTorch
     agreement: float | None = None  # share of images whose first class is PyTorch's
     told: dict[str, float] = field(default_factory=dict)  # by the device: SRAM, flash, energy
+    precision_change: float | None = None  # of what is predicted, by the file's precision
+    precision_archs: int = 0  # whose files and networks were scored before, by which it is known
+    prior: str | None = None  # of the score predictor: its file's name and digest
     uncovered: tuple[str, ...] = ()  # operations that MACs and activations leave out
 
     def __repr__(self) -> str:
@@ -121,9 +124,15 @@ def deliver(
     folder = out.with_name(f".{out.name}.unfinished")  # becomes `out` when it is whole
     shutil.rmtree(folder, ignore_errors=True)
     exported = copied(made.exported, folder / made.exported.path.name)
-    about = {"data": evidence.data.facts(), "task": evidence.task.name}
+    about = {
+        "data": evidence.data.facts(),
+        "task": evidence.task.name,
+        "supernet": digest(evidence.supernet),
+        "calibration": calibration_facts(evidence.data),
+    }
     save_network(folder / "network.safetensors", network, family, arch, about)
     population = evidence.supernet.space.encode([arch])
+    predicted, change = evidence.predict_score(arch)
     given = {} if limits is None else {k: v for k, v in vars(limits).items() if v is not None}
     card = Card(
         name=name,
@@ -132,7 +141,7 @@ def deliver(
         macs=counts.macs,
         peak_activation_bytes=counts.peak_activation_bytes,
         metric=metric,
-        predicted=float(evidence.score_predictor.predict(population).mean[0]),
+        predicted=predicted,
         validation=evidence.scores[arch],
         test=test.value,
         latency_predicted_ms=float(evidence.latency_predictor.predict(population).mean[0]),
@@ -150,6 +159,9 @@ def deliver(
         runs_in=evidence.target.precision,
         max_abs_diff=exported.max_abs_diff,
         agreement=exported.agreement,
+        precision_change=change.value if change.archs else None,
+        precision_archs=change.archs,
+        prior=None if evidence.prior is None else evidence.prior.name,
         uncovered=counts.uncovered,
     )
     written = {
@@ -165,34 +177,46 @@ def deliver(
     return card
 
 
-def refuse_other_networks(out: Path, supernet: SuperNet, target: Target, limits: Limits) -> None:
+def refuse_other_networks(
+    out: Path, supernet: SuperNet, target: Target, limits: Limits, prior: str | None
+) -> None:
     """Raises InputError where the folder is there and holds anything but what was delivered of the
-    supernet, for the target and the limits."""
+    supernet, for the target and the limits, by that prior (its name; None: by none)."""
     if not out.exists():
         return
     wanted = {
         "supernet": digest(supernet),
         "device": str(target),
         "limits": {k: v for k, v in vars(limits).items() if v is not None},
+        "prior": prior,
     }
     found = read_json(out / CARD) if (out / CARD).exists() else {}
     for name, value in wanted.items():
         if not isinstance(found, dict) or found.get(name) != value:
             raise InputError(
-                f"{out}: exists already, and holds no network of {name} {value}; name another"
-                " folder or remove it first"
+                f"{out}: exists already, and holds no network of {name} {_named(value)}; name"
+                " another folder or remove it first"
             )
 
 
+def _named(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
 def delivered_before(
-    out: Path, supernet: SuperNet, target: Target, limits: Limits, metric: Metric
+    out: Path,
+    supernet: SuperNet,
+    target: Target,
+    limits: Limits,
+    metric: Metric,
+    prior: str | None = None,
 ) -> Card | None:
     """The card of the network that was delivered to the folder; None: none was.
 
     Raises:
         InputError: as `refuse_other_networks`.
     """
-    refuse_other_networks(out, supernet, target, limits)
+    refuse_other_networks(out, supernet, target, limits, prior)
     return Card.from_dict(read_json(out / CARD), metric) if out.exists() else None
 
 

@@ -8,6 +8,7 @@ measured is not measured again; predictors are fitted anew each time, which take
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,20 +27,49 @@ from onceforall.errors import InputError
 from onceforall.export import Opened, write_for_timing
 from onceforall.families.settings import changed
 from onceforall.pipeline import collecting
+from onceforall.pipeline.collecting import BUSY, FEW, FILE, MEASURED
 from onceforall.pipeline.limits import TOLD
 from onceforall.pipeline.ready import Ready, ready
 from onceforall.pipeline.runs import Run
-from onceforall.predictors import Predictor, Report, fit_accuracy, fit_latency
+from onceforall.predictors import Predictor, Report, fit_latency, load_prior
 from onceforall.progress import say
 from onceforall.records import Labels, Record, Store, read_labels
-from onceforall.space import Arch, Population
+from onceforall.space import Arch, Population, Space
 from onceforall.supernet import Metric, Score, SuperNet, Task, calibrated, score, torch_device
 
 FAR = 2.5  # standard deviations between a prediction and a measurement that disagree
 TIMING_ROUNDS = 15
-MEASURED = "measured.jsonl"  # in a run's folder: what predictors are not fitted to
-BUSY = "disturbed"  # named by records that were measured while something else kept the machine busy
-FILE = "file_digest"  # named by records of a file that is to be delivered
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Another predictor of scores, whose output is one more feature of ours; `name` is that of its
+    file, with a digest of what is in it."""
+
+    predictor: Predictor
+    name: str
+
+
+def read_prior(path: Path, space: Space) -> Prior:
+    """
+    Raises:
+        InputError: the file is damaged, or of a family whose archs are others.
+    """
+    predictor = load_prior(path, space)
+    contents = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        contents.update(file.read_bytes() if file.is_file() else b"")
+    return Prior(predictor, f"{path.name} {contents.hexdigest()[: collecting.DIGEST]}")
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """What a file's precision is predicted to add to the metric: the mean over archs that were
+    scored both as networks and as such files, one more without a change among them, so that few
+    say little. `archs` is their number."""
+
+    value: float
+    archs: int
 
 
 @dataclass
@@ -60,6 +90,7 @@ class Evidence:
         folder: that records are kept in; None: they are not.
         score_file: of the score records, to which what is scored is added; None: to none.
         latency_file: likewise, of latencies.
+        prior: of the score predictor.
         resumed: whether a call that was interrupted is gone on with, which finds again whatever
             it measured.
     """
@@ -83,6 +114,7 @@ class Evidence:
     score_file: Path | None = None
     latency_file: Path | None = None
     store: Store = field(default_factory=Store)
+    prior: Prior | None = None
     resumed: bool = False
 
     def __repr__(self) -> str:
@@ -127,7 +159,7 @@ class Evidence:
     @property
     def _stale(self) -> tuple[str, ...]:
         """What records name that are of use to nobody but the call that made them."""
-        return () if self.resumed else (BUSY,)
+        return (FEW,) if self.resumed else (BUSY, FEW)
 
     def _timed(
         self,
@@ -185,8 +217,7 @@ class Evidence:
         known."""
         exported = self.file(arch).exported
         images = getattr(self.data, split)
-        of = collecting.score_facts(self.supernet, self.data, len(images), split)
-        of |= {FILE: exported.digest}
+        of = collecting.file_facts(self.supernet, self.data, split, exported.digest)
         found = self.store.find(arch, self.metric.name, of)
         if found is None:
             opened = Opened(exported.path, max(self.target.threads, 1))
@@ -199,6 +230,29 @@ class Evidence:
             found = collecting.score_record(self.supernet, arch, scored, facts)
             self._keep([found], self._file(MEASURED))
         return found
+
+    def predict_score(self, arch: Arch) -> tuple[float, FileChange]:
+        """The metric predicted of the file that would be delivered, on validation images, and what
+        of it is the change by the file's precision; by nothing that was measured of its own."""
+        population = self.supernet.space.encode([arch])
+        mean = float(self.score_predictor.predict(population).mean[0])
+        change = self._file_change(arch)
+        return mean + change.value, change
+
+    def _file_change(self, arch: Arch) -> FileChange:
+        if not self._quantised:
+            return FileChange(0.0, 0)
+        form, name = self.target.delivered_format, self.metric.name
+        part = self.data.part_facts("validation") | {"images": len(self.data.validation)}
+        of = part | {"supernet": collecting.digest(self.supernet), "format": form.name}
+        files = self.store.every(name, of | {"precision": self.target.file_precision(form)})
+        whole = collecting.score_facts(self.supernet, self.data, len(self.data.validation))
+        changes = []
+        for arch_of, value in {r.arch: r.value for r in files if r.arch != arch}.items():
+            network = self.store.find(arch_of, name, whole, without=[FILE])
+            if network is not None:
+                changes.append(value - network.value)
+        return FileChange(sum(changes) / (len(changes) + 1), len(changes))
 
     def file(self, arch: Arch) -> Ready:
         """The network of an arch, calibrated, as a file that was checked and may be delivered."""
@@ -243,7 +297,9 @@ class Evidence:
         """Fits the score predictor anew with what was just measured, on the images that the
         records stand on."""
         self.score_labels = _with(self.score_labels, archs, values)
-        self.score_predictor = fit_accuracy(self.score_labels, unit=self.metric.unit)
+        hint = None if self.prior is None else self.prior.predictor
+        space = self.supernet.space
+        self.score_predictor = collecting.fit_scores(self.score_labels, space, self.metric, hint)
 
     def predict_told(self, name: str) -> Predictor:
         """Fitted to all that the device told of `name` (SRAM, flash) so far.
@@ -306,6 +362,7 @@ def gather_evidence(
     risk: float = 1.0,
     seed: int = 0,
     on: str | None = None,
+    prior: Prior | None = None,
     fitted_on: FittedOn | None = None,
 ) -> Evidence:
     """Collects what records are missing, fits the predictors, and says their held-out errors.
@@ -315,6 +372,7 @@ def gather_evidence(
             gone on with; all there are, if left out.
         on: where the supernet is put, and networks are extracted, calibrated and scored: "cuda" or
             "cpu"; the GPU where there is one, if left out.
+        prior: of the score predictor.
 
     Raises:
         InputError: too few samples, or records that are not of this supernet, its data, this
@@ -328,7 +386,8 @@ def gather_evidence(
     score_labels = read_labels(scores, space, metric.name, settings=settings)
     if fitted_on is not None:
         score_labels = score_labels.take(np.arange(fitted_on.scores))
-    score_predictor = fit_accuracy(score_labels, unit=metric.unit, seed=seed)
+    hint = None if prior is None else prior.predictor
+    score_predictor = collecting.fit_scores(score_labels, space, metric, hint, seed)
     if score_predictor.report is not None:
         error = f"{score_predictor.report.rmse:.2g} {metric.difference}"
         _say_error(metric.label, error, score_predictor.report)
@@ -356,6 +415,7 @@ def gather_evidence(
         score_file=scores,
         latency_file=times,
         store=Store(scores, times, run.folder / MEASURED),
+        prior=prior,
         resumed=fitted_on is not None,
     )
 

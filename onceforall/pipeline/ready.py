@@ -45,6 +45,7 @@ def ready(supernet: SuperNet, data: Data, task: Task, target: Target, arch: Arch
         **data.facts(),
         "supernet": digest(supernet),
         "task": task.name,
+        "precision": target.file_precision(form),
     }
     folder = TemporaryDirectory()
     exported = export(

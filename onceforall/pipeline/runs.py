@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from onceforall.pipeline.delivering import Card
     from onceforall.pipeline.fronts import Front
 
+SUPERNET, SETTINGS = "supernet.safetensors", "settings.json"  # in the folder of a training run
+SCORES = "accuracy.jsonl"  # records that accuracy predictors are fitted to
+
 
 @dataclass(frozen=True)
 class Run:
@@ -35,7 +38,7 @@ class Run:
     @property
     def score_file(self) -> Path:
         """Of the records of its archs' scores."""
-        return self.folder / "accuracy.jsonl"
+        return self.folder / SCORES
 
     def data(self) -> data.Data:
         """Its data set, found again and split as it was in training. Where its images are others
@@ -166,7 +169,7 @@ def run_of(supernet: SuperNet, images: str, folder: Path, source: data.Source | 
     Raises:
         InputError: the folder is that of a training run.
     """
-    if (folder / "settings.json").exists():
+    if (folder / SETTINGS).exists():
         raise InputError(f"{folder}: is the folder of a training run; name another --out")
     given = source or data.Source(images, channels=supernet.family.in_channels)
     return Run(folder, supernet, {}, replace(given, name=images), own_data=False)
@@ -186,8 +189,8 @@ def open_run(folder: Path | str, name: str | None = None, root: str | None = Non
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run")
-    path = folder / "supernet.safetensors"
-    if not path.exists() and (folder / "settings.json").exists():
+    path = folder / SUPERNET
+    if not path.exists() and (folder / SETTINGS).exists():
         raise InputError(f"{folder}: its training is not finished; `onceforall train` resumes it")
     supernet, facts = load_supernet(path)
     settings = settings_from_dict(facts.get("training"), f"{path}: training")

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from onceforall.errors import InputError, choices
-from onceforall.pipeline.collecting import LATENCY
+from onceforall.pipeline.collecting import BUSY, LATENCY
 from onceforall.pipeline.delivering import Card, Chosen, deliver, delivered_before
-from onceforall.pipeline.evidence import BUSY, Evidence, disagrees
+from onceforall.pipeline.evidence import Evidence, disagrees
 from onceforall.pipeline.limits import Limits, counted
 from onceforall.predictors import Predictor
 from onceforall.progress import say
@@ -49,7 +49,10 @@ def specialize(evidence: Evidence, limits: Limits, out: Path, *, seed: int = 0) 
         Unmet: nothing within the limits on what is measured was found.
         InputError: the folder exists and holds something else.
     """
-    before = delivered_before(out, evidence.supernet, evidence.target, limits, evidence.metric)
+    prior = None if evidence.prior is None else evidence.prior.name
+    before = delivered_before(
+        out, evidence.supernet, evidence.target, limits, evidence.metric, prior
+    )
     if before is not None and not evidence.resumed:
         say(f"{limits}: was delivered before, to {out}")
         device, time = str(evidence.target), before.latency_measured_ms

@@ -16,7 +16,7 @@ from onceforall.predictors.circumstances import likely_covariates
 from onceforall.predictors.labelling import choose, stalled
 from onceforall.predictors.latency import Latency, fit_latency
 from onceforall.predictors.second import SecondOpinion
-from onceforall.space import Space
+from onceforall.space import ResolutionError, Space
 
 __all__ = [
     "Accuracy",
@@ -30,8 +30,23 @@ __all__ = [
     "fit_latency",
     "likely_covariates",
     "load",
+    "load_prior",
     "stalled",
 ]
+
+
+def load_prior(path: Path | str, space: Space) -> Predictor:
+    """A predictor for others to be fitted on its output, at all resolutions of a space; one that
+    knows only some of them is read between them.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        return load(path, space, prior=True)
+    except ResolutionError as error:
+        known = sorted(error.known)
+        return published.Between(load(path, space.at(known), prior=True), space)
 
 
 def load(path: Path | str, space: Space | None = None, *, prior: bool = False) -> Predictor:

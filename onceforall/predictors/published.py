@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onceforall.errors import InputError
-from onceforall.predictors.base import Prediction, Predictor
+from onceforall.predictors.base import Prediction, Predictor, kind_of
 from onceforall.space import Population, Space, Table
 
 if TYPE_CHECKING:
@@ -72,6 +72,45 @@ class Perceptron(Predictor):
     ) -> Self:
         layers = [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(data["layers"])]
         return cls(space, layers)
+
+
+class Between(Predictor):
+    """A predictor that knows a few resolutions, asked at any: linear between the two nearest that
+    it knows, and beyond them what it says at the nearest. Good enough for a prior."""
+
+    kind: ClassVar[str] = "between"
+
+    def __init__(self, known: Predictor, space: Space) -> None:
+        """`known` is of the same space at fewer resolutions, in ascending order."""
+        self.space, self.metric, self.unit, self.report = space, known.metric, known.unit, None
+        self.known = known
+
+    def predict(self, population: Population, **covariates: ArrayLike) -> Prediction:
+        at = np.array(self.known.space.resolution, np.float64)
+        sizes = np.array(self.space.resolution, np.float64)[population[:, 0]]
+        place = np.interp(sizes, at, np.arange(len(at)))
+        low = place.astype(np.intp)
+        high = np.minimum(low + 1, len(at) - 1)
+        ends = []
+        for column in (low, high):
+            moved = population.copy()
+            moved[:, 0] = column
+            ends.append(self.known.predict(moved, **covariates))
+        mean = ends[0].mean + (place - low) * (ends[1].mean - ends[0].mean)
+        beyond = ends[0].extrapolates | ends[1].extrapolates | (sizes < at[0]) | (sizes > at[-1])
+        return Prediction(mean, None, beyond)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        data, arrays = self.known.state()
+        sizes = list(self.known.space.resolution)
+        return {"kind": self.known.kind, "resolution": sizes, "data": data}, arrays
+
+    @classmethod
+    def restore(
+        cls, space: Space, data: dict[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        at = space.at(data["resolution"])
+        return cls(kind_of(data["kind"]).restore(at, data["data"], arrays), space)
 
 
 def read(path: Path, space: Space | None, *, prior: bool) -> Predictor | None:

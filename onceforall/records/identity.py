@@ -1,9 +1,11 @@
 """What a value was measured on, and that values of different things are not mixed in silence.
 
-A record's provenance names the supernet and the images (both by a digest), the machine, the
-processor, the runtime. Values of one metric, on one device, are comparable only where all of
-these agree. Records written before these were named do not name them: they agree with each
-other, and with no others.
+A record's provenance names the supernet and the images (both by a digest), how their pixels were
+normalised and what batch norms were calibrated on, the machine, the processor, the runtime. Values
+of one metric, on one device, are comparable only where all of these agree. Records written before
+these were named do not name them: they agree with each other, and with no others. Normalisation and
+calibration are the exception: a record that does not name them agrees with any, as the usual ones
+of a run are not known here. It is mostly right, since they could hardly be chosen then.
 """
 
 from __future__ import annotations
@@ -15,12 +17,23 @@ from typing import Any
 from onceforall.errors import InputError, choices
 from onceforall.records.record import Record, read_jsonl
 
-IDENTITY = ("supernet", "images_digest", "machine", "system", "processor", "runtime")
+USUAL = ("pixels", "calibration")  # a record that does not name them agrees with any
+IDENTITY = ("supernet", "images_digest", *USUAL, "machine", "system", "processor", "runtime")
 
 
 def comparable(record: Record, of: Mapping[str, Any]) -> bool:
     """Whether it was measured on the same things as values that are of `of`."""
-    return all(record.provenance.get(name) == of[name] for name in IDENTITY if name in of)
+    return agrees(record, {name: of[name] for name in IDENTITY if name in of})
+
+
+def agrees(record: Record, of: Mapping[str, Any]) -> bool:
+    """Whether it is of all that `of` names."""
+    return all(_said(record, name, of) == of[name] for name in of)
+
+
+def _said(record: Record, name: str, of: Mapping[str, Any]) -> Any:
+    """What a record says of `name`; None: it does not name it."""
+    return record.provenance.get(name, of[name] if name in USUAL else None)
 
 
 def refuse_others(path: Path, metric: str, device: str, of: Mapping[str, Any]) -> list[Record]:
@@ -34,7 +47,7 @@ def refuse_others(path: Path, metric: str, device: str, of: Mapping[str, Any]) -
     found = [r for r in read_jsonl(path) if (r.metric, r.device) == (metric, device)]
     for record in found:
         for name in IDENTITY:
-            if name in of and record.provenance.get(name) != of[name]:
+            if name in of and _said(record, name, of) != of[name]:
                 raise InputError(
                     f"{path}: {name}: its records of {metric} are of"
                     f" {_named(record.provenance.get(name, ''))}, new ones would be of {of[name]};"

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onceforall.records.identity import agrees
 from onceforall.records.record import Record, add_all, read_jsonl
 from onceforall.space import Arch
 
@@ -38,10 +39,14 @@ class Store:
         """The latest record of the arch that is of all that `of` names, and names nothing of
         `without`; None: there is none."""
         for record in reversed(self._records.get((arch, metric, device), [])):
-            known = record.provenance
-            if not any(name in known for name in without) and of.items() <= known.items():
+            if not any(name in record.provenance for name in without) and agrees(record, of):
                 return record
         return None
+
+    def every(self, metric: str, of: Mapping[str, Any]) -> list[Record]:
+        """All records of a metric that are of all that `of` names."""
+        parts = [records for (_, name, _), records in self._records.items() if name == metric]
+        return [record for part in parts for record in part if agrees(record, of)]
 
     def add(self, path: Path, records: Sequence[Record]) -> None:
         """Appends records to one of the files."""

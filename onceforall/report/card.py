@@ -41,7 +41,8 @@ def markdown(card: Mapping[str, Any], metric: str, label: str, unit: str) -> str
     rows = [
         ("device", card["device"]),
         ("runtime", f"{card['runtime']}, {card['processor']}"),
-        (f"{label} predicted", _shown(card[f"{metric}_predicted"], unit)),
+        (f"{label} predicted", _shown(card[f"{metric}_predicted"], unit) + _change(card)),
+        *([(f"{label} predictor's prior", f"`{card['prior']}`")] if card.get("prior") else []),
         (f"{label} on validation images", _shown(card[f"{metric}_validation"], unit)),
         (f"{label} on {card['test_images']} test images", _shown(card[f"{metric}_test"], unit)),
         ("latency predicted", f"{card['latency_predicted_ms']:.4g} ms"),
@@ -82,6 +83,15 @@ def _lines(card: Mapping[str, Any], size: int) -> str:
         mean=data["mean"],
         std=data["std"],
     )
+
+
+def _change(card: Mapping[str, Any]) -> str:
+    """Which part of the prediction is the precision's."""
+    if card.get("precision_change") is None:
+        return ""
+    change, archs = card["precision_change"], card["precision_archs"]
+    others = f"{archs} other networks" if archs > 1 else "one other network"
+    return f" (of it {change:+.2f} for {card['precision']}, by {others})"
 
 
 def _agreement(card: Mapping[str, Any]) -> str:
