@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onceforall import families
 from onceforall.devices import Target, onnxruntime_cpu, onnxruntime_gpu
 from onceforall.errors import InputError
-from onceforall.export import format_named
+from onceforall.export import Opened, format_named, onnx_int8
 
 SHAPE = (3, 32, 32)
 FORMAT = format_named("onnx")
@@ -52,8 +52,11 @@ def test_int8_is_near_and_says_what_it_is(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fp32.onnx", "int8.onnx"]
 
 
-def test_weights_have_a_scale_for_each_channel(tmp_path: Path) -> None:
+def test_weights_have_a_scale_for_each_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The classifier's, by hand: the largest of each row is 127."""
+    monkeypatch.setattr(onnx_int8, "sums_fit", lambda: True)
     network = tiny()
     (linear,) = [m for m in network.modules() if isinstance(m, nn.Linear)]
     weight = linear.weight.detach().numpy()  # (classes, features)
@@ -131,3 +134,25 @@ def test_a_gpu_device_never_runs_on_the_cpu(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
     with pytest.raises(InputError, match=f"{provider} did not start, .* CPUExecutionProvider"):
         onnxruntime_gpu.open_on(provider, path, pictures(1), target)
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_weights_of_products_are_unsigned_where_sums_would_overflow(
+    fit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_int8, "sums_fit", lambda: fit)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1),
+        torch.nn.Conv2d(8, 8, 3, groups=8),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 4, 5),
+    ).eval()
+    path = tmp_path / "n.onnx"
+    images = torch.randn(4, 3, 4, 4)
+    format_named("onnx").write(network, (3, 4, 4), path, {}, "int8", images)
+    graph = onnx.load(path).graph
+    kinds = {t.name: t.data_type for t in graph.initializer if len(t.dims) > 1}
+    unsigned = sum(kind == onnx.TensorProto.UINT8 for kind in kinds.values())
+    signed = sum(kind == onnx.TensorProto.INT8 for kind in kinds.values())
+    assert (unsigned, signed) == ((0, 3) if fit else (2, 1))
+    assert (Opened(path)(images) - network(images)).abs().max() < 0.2

@@ -27,6 +27,8 @@ phases:
   - {name: all, steps: 12, lr: 0.001, archs: 3, kernel: 2, depth: 3, rule: sandwich, distil: 1.0}
 """
 
+SMALL_STEPS = ("phases.0.lr=0.0003", "phases.1.lr=0.0003")
+
 
 def trained(
     folder: Path, *changes: str, group: training.Group | None = None
@@ -64,10 +66,10 @@ def _rank(rank: int, folder: Path) -> None:
     store = f"file://{folder / 'store'}"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     _norm(rank, folder)
-    found = trained(folder, "sync_batch_norm=true", group=training.Group(rank, 2))
+    group = training.Group(rank, 2)
+    found = trained(folder, *SMALL_STEPS, "sync_batch_norm=true", group=group)
     torch.save(found, folder / f"{rank}.pt")
     fitting.PROBE_SECONDS = 0.02 + rank  # so that one tries more often than the other
-    group = training.Group(rank, 2)
     trained(folder, "precision=auto", "sync_batch_norm=true", group=group)
     torch.distributed.destroy_process_group()
 
@@ -100,7 +102,7 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
     rate differ by 3e-11; in float32 they then magnify the rounding of the first step (2e-6) until
     nothing is alike, and two channels of nearly the same importance may be sorted either way: so
     the steps are small here, and no phase sorts channels."""
-    one = trained(tmp_path)
+    one = trained(tmp_path, *SMALL_STEPS)
     torch.multiprocessing.spawn(_rank, (tmp_path,), 2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     start = load_settings(str(tmp_path / "recipe.yaml"))
@@ -114,7 +116,7 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(first[name], tensor, atol=1e-5, rtol=1e-5)
         moved = max(moved, float((tensor - fresh[name]).abs().max()))
         assert torch.equal(first[name], second[name]), name
-    assert moved > 5e-3  # hundreds of times as far as they may differ
+    assert moved > 1.5e-3  # a hundred times as far as they may differ
 
 
 def test_without_processes_a_norm_in_evaluation_is_left_alone() -> None:

@@ -1,14 +1,20 @@
 """An ONNX file in int8: ONNX Runtime's static quantisation, calibrated on images.
 
-Weights are int8 with a scale for each channel, activations uint8 with one for each tensor, between
-the smallest and the largest number that the images give; written as QuantizeLinear and
-DequantizeLinear around the layers, so that other runtimes read the file too. Knows files and
-images, never a network.
+Weights have a scale for each channel, activations, uint8, one for each tensor, between the smallest
+and the largest number that the images give; written as QuantizeLinear and DequantizeLinear around
+the layers, so that other runtimes read the file too.
+
+Weights are int8 where this processor has instructions that add products of uint8 and int8 in 32
+bits (VNNI). ONNX Runtime adds pairs of them in 16 bits on other x86 processors, which overflow
+(`docs/devices.md`); there the weights of matrix products are uint8. Knows files and images, never a
+network.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +50,7 @@ def quantise(source: Path, path: Path, facts: Mapping[str, str], calibration: Te
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": _unsigned(onnx.load(prepared))},
         )
         model = onnx.load(quantised)
     used = {node.domain for node in model.graph.node}
@@ -52,6 +59,34 @@ def quantise(source: Path, path: Path, facts: Mapping[str, str], calibration: Te
     model.opset_import.extend(needed)
     onnx.helper.set_model_props(model, dict(facts))
     path.write_bytes(model.SerializeToString())
+
+
+def _unsigned(model: Any) -> dict[str, list[dict[str, Any]]]:
+    """The weights that are uint8, as ONNX Runtime is asked for it: those of matrix products."""
+    from onnxruntime.quantization import QuantType
+
+    if sums_fit():
+        return {}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in model.graph.node:
+        dense = all(a.i == 1 for a in node.attribute if a.name == "group")
+        if node.op_type == "Conv" and dense and node.input[1] in weights:
+            found[node.input[1]] = [{"quant_type": QuantType.QUInt8, "axis": 0}]
+        elif node.op_type in ("Gemm", "MatMul") and node.input[1] in weights:
+            found[node.input[1]] = [{"quant_type": QuantType.QUInt8}]
+    return found
+
+
+@cache
+def sums_fit() -> bool:
+    """Whether ONNX Runtime adds products of uint8 and int8 without overflow on this processor; not
+    where an x86 one does not tell."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return True
+    told = Path("/proc/cpuinfo")
+    flags = told.read_text(encoding="utf-8").split() if told.exists() else []
+    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def is_quantised(path: Path) -> bool:
