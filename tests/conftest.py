@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from onceforall.devices import measuring
+
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import ONNX Runtime by themselves
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # the networks are small; threads that wait for each other cost more
+measuring.PAUSE_SECONDS = 0.05  # tests need no machine that comes to rest
 
 
 @pytest.fixture(scope="session")

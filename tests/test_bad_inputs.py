@@ -92,6 +92,9 @@ measure mbv3_mini:smallest --threads two            | Invalid value for '--threa
 measure mbv3_mini:smallest --batch 0                | --batch
 measure mbv3_mini:smallest --batch 100000000        | batch
 measure mbv3_mini:smallest --rounds 0               | --rounds
+measure mbv3_mini:smallest --visits 0               | --visits
+measure mbv3_mini:smallest --weights nowhere        | --weights: nowhere: no such file or run
+measure mbv3_mini:smallest --device tpu --no-record | device: 'tpu' is not known
 measure mbv3_mini:smallest --precision int4         | has fp32, int8, not 'int4'
 measure mbv3_mini:smallest --precision bf16         | precision
 measure mbv3_mini:smallest --resolution 7           | resolution: 7 px is too small
@@ -107,6 +110,7 @@ evaluate G/network.safetensors --data G/one         | classes
 evaluate G/network.safetensors --data G/images      | has 2 classes, the network 10
 evaluate G/network.safetensors --data G/words       | no images in it
 evaluate G/network.safetensors --data digits --split dev     | --split: 'dev' is not one of
+evaluate nowhere --data digits --no-record          | 'nowhere' is no file
 evaluate G/network.safetensors --data digits --mean 0.5      | --mean and --std go together
 evaluate G/network.safetensors --data digits --mean x --std 1 | --mean: 'x' is not a list of numbers
 evaluate G/network.safetensors --data digits --mean 1,2 --std 1,1,1 | mean
@@ -280,6 +284,10 @@ fit latency G/lat.csv --space mbv3_mini --out p.npz --seed x     | --seed
 fit latency G/lat.csv --space mbv3_mini --out p.npz --test-fraction -1   | --test-fraction: -1
 records accuracy                                    | Missing argument
 records accuracy none                               | none: no such run
+records accuracy mbv3_mini --weights nowhere --data digits --out G/new | nowhere: no such checkpoint
+records accuracy none --mean 0.5                    | --mean and --std go with --weights
+records accuracy none --std 0.5                     | --mean and --std go with --weights
+records accuracy none --prior nowhere               | none: no such run
 records accuracy G/folder                           | folder
 records accuracy G/taken                            | taken: no such run
 records accuracy G/unfinished                       | unfinished: its training is not finished
@@ -301,6 +309,7 @@ records accuracy G/run --out G/folder               | folder
 records accuracy G/run --on tpu                     | on: 'tpu'
 records latency                                     | Missing argument
 records latency nowhere                             | family: 'nowhere' is not known
+records latency mbv3_mini --weights nowhere --out G/new | nowhere: no such checkpoint
 records latency G/folder                            | folder
 records latency mbv3_mini --device tpu              | device: 'tpu' is not known
 records latency mbv3_mini --samples 0               | --samples
@@ -319,6 +328,7 @@ records latency mbv3_mini --out G/binary            | binary
 records latency mbv3_mini --blocks --out G/taken    | taken: exists already
 specialize                                          | Missing argument
 specialize none --max-latency 5ms                   | none: no such run
+specialize none --max-latency 5ms --prior nowhere   | none: no such run
 specialize G/run                                    | limits: none given
 specialize G/run --max-latency soon                 | --max-latency: 'soon' is not a number
 specialize G/run --max-latency 1MB                  | --max-latency: '1MB'

@@ -38,7 +38,8 @@ from onceforall.space import Arch, Population, Space
 from onceforall.supernet import Metric, Score, SuperNet, Task, calibrated, score, torch_device
 
 FAR = 2.5  # standard deviations between a prediction and a measurement that disagree
-TIMING_ROUNDS = 15
+TIMING_ROUNDS = 15  # of an arch
+VISIT_ROUNDS = 5  # of a file that may be delivered, in each of several visits
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class Evidence:
         family = self.supernet.family
         shapes = [collecting.shape_of(family, arch) for arch in archs]
         pairs = list(zip(networks, shapes, strict=True))
-        found = devices.measure_many(self.target, pairs, TIMING_ROUNDS, visits=visits)
+        rounds = TIMING_ROUNDS if visits == 1 else VISIT_ROUNDS
+        found = devices.measure_many(self.target, pairs, rounds, visits=visits)
         busy = devices.disturbed(self.target)
         more = more | ({BUSY: True} if busy else {})
         records = collecting.latency_records(family, self.target, archs, found, more)
