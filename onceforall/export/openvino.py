@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from onceforall.errors import InputError, choices
 from onceforall.export import onnx, quiet
+from onceforall.export.onnx_int8 import sums_fit
 from onceforall.export.refusing import refusing
 
 FACTS = "onceforall"  # the section of the file's `rt_info` that has them
@@ -131,7 +132,9 @@ def _quantised(model: Any, calibration: Tensor) -> Any:
     no norm has scaled."""
     nncf = quiet.nncf()
     attends = any(op.get_type_name() == "Softmax" for op in model.get_ops())
+    narrow = None if sums_fit() else nncf.OverflowFix.ENABLE  # seven bits of weights
     more = nncf.AdvancedQuantizationParameters(
+        overflow_fix=narrow,
         disable_bias_correction=len(calibration) < FEWEST,
         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),  # off
     )
