@@ -18,7 +18,7 @@ from onceforall.data import Source, load
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import Opened
-from onceforall.pipeline import collecting, homes, open_run, specializing
+from onceforall.pipeline import collecting, homes, open_run, recording, specializing
 from onceforall.pipeline import evidence as evidences
 from onceforall.records import Record, Store, read_jsonl
 from onceforall.space import Arch
@@ -94,7 +94,7 @@ def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.Monk
         by_hand[arch] = top1["top1"], timed["median_ms"]
     assert len(kept(fresh)) == 4
     again: list[str] = []
-    scored, recorded = collecting.calibrated, collecting.latency_records
+    scored, recorded = collecting.calibrated, recording.latency_records
 
     def scoring(supernet: Any, arch: Arch, *args: Any) -> Any:
         again.append(str(arch))
@@ -106,7 +106,8 @@ def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.Monk
 
     for room in (collecting, evidences):
         monkeypatch.setattr(room, "calibrated", scoring)
-    monkeypatch.setattr(collecting, "latency_records", timed_now)
+    for room in (collecting, recording):
+        monkeypatch.setattr(room, "latency_records", timed_now)
     run("specialize", fresh, "--max-macs", "0.9M", "--samples", 10)
     assert len(set(again)) >= 8  # others were
     assert not set(ends) & set(again)
@@ -121,7 +122,7 @@ def test_what_is_of_something_else_is_kept_and_not_found(fresh: Path) -> None:
     """Each differs from what `specialize` asks for in one thing; the last in nothing."""
     opened = open_run(fresh)
     data, arch = opened.data(), opened.supernet.space.smallest()
-    wanted = collecting.score_facts(opened.supernet, data, CUT)
+    wanted = recording.score_facts(opened.supernet, data, CUT)
 
     def found() -> Record | None:
         return Store(fresh / "measured.jsonl").find(arch, "top1", wanted, without=["file_digest"])
@@ -161,12 +162,12 @@ def test_delivered_files_are_found_again(fresh: Path) -> None:
         assert top1["kept"] == str(fresh / "measured.jsonl")
         run("measure", path, "--rounds", 3)
     store = Store(fresh / "measured.jsonl")
-    of = collecting.file_facts(opened.supernet, data, "test", card["file_digest"])
+    of = recording.file_facts(opened.supernet, data, "test", card["file_digest"])
     in_file = store.find(arch, "top1", of)
     assert in_file is not None
     assert in_file.value == card["top1_test"]
     network = store.find(
-        arch, "top1", collecting.score_facts(opened.supernet, data, CUT), without=["file_digest"]
+        arch, "top1", recording.score_facts(opened.supernet, data, CUT), without=["file_digest"]
     )
     assert network is not None
     assert network.value == pytest.approx(card["top1_validation"])

@@ -29,6 +29,7 @@ from onceforall.pipeline import (
     collecting,
     gather_evidence,
     open_run,
+    recording,
     refuse_impossible,
     specialize,
 )
@@ -155,15 +156,15 @@ def test_records_of_another_supernet_are_not_mixed(
     """By the weights, whoever read them and however they lie in memory; the records say whose they
     are, and those that do not are not added to."""
     path = tmp_path / "accuracy.jsonl"
-    name = collecting.digest(run.supernet)
+    name = recording.digest(run.supernet)
     again = open_run(run.folder).supernet.to(memory_format=torch.channels_last)
-    assert collecting.digest(again) == name
+    assert recording.digest(again) == name
     assert collecting.collect_scores(run.supernet, digits, 2, path, 50) == 2
     assert [r.provenance["supernet"] for r in read_jsonl(path)] == [name] * 2
     assert collecting.collect_scores(again, digits, 3, path, 50) == 1
     with torch.no_grad():
         next(again.parameters()).view(-1)[0] += 1e-3
-    other = collecting.digest(again)
+    other = recording.digest(again)
     for ask in (
         lambda: collecting.collect_scores(again, digits, 4, path, 50),
         lambda: collecting.collect_scores(again, digits, 3, path),  # nothing is missing
@@ -369,10 +370,10 @@ def test_int8_is_predicted_by_what_it_changed_in_others(
     space, path, n = evidence.supernet.space, tmp_path / "records.jsonl", len(digits.validation)
     archs = space.decode(space.sample(np.random.default_rng(5), 40))
     a, b, c, asked = list(dict.fromkeys(archs))[:4]
-    network = collecting.score_facts(evidence.supernet, digits, n)
+    network = recording.score_facts(evidence.supernet, digits, n)
 
     def of_file(**other: object) -> dict[str, object]:
-        of = collecting.file_facts(evidence.supernet, digits, "validation", "digest")
+        of = recording.file_facts(evidence.supernet, digits, "validation", "digest")
         return {**of, "format": "onnx", "precision": "int8", **other}
 
     def record(arch: Arch, value: float, of: dict[str, object]) -> Record:
@@ -520,7 +521,7 @@ def test_the_delivered_latency_is_measured_after_the_choice(
     assert (card["latency_qualified_ms"], card["latency_measured_ms"]) == (1.0, 1.1)
     assert card["disturbed"] is False
     assert card["runtime"].startswith("onnxruntime ")
-    assert card["supernet"] == collecting.digest(evidence.supernet)
+    assert card["supernet"] == recording.digest(evidence.supernet)
     script.calls, script.turns = [[1.15]], [[]]  # it takes part again, with its latest time
     found = specialize(lab, Limits(latency_ms=1.3), tmp_path / "more")
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (best, 1.1, 1.15)
@@ -579,7 +580,7 @@ def test_what_specialising_measures_is_kept(
         network = calibrated(evidence.supernet, record.arch, evidence.data)
         value = score(network, record.arch.resolution, evidence.data.validation, limit=100).value
         assert record.value == value
-        assert record.provenance == collecting.score_facts(evidence.supernet, evidence.data, 100)
+        assert record.provenance == recording.score_facts(evidence.supernet, evidence.data, 100)
     assert [(r.arch, r.value) for r in timed] == [(best, 1.0), (second, 0.8), (found.arch, 1.1)]
     assert {r.device for r in timed} == {str(evidence.target)}
     assert collecting.latencies_in(files[1], evidence.target) == timed
@@ -671,10 +672,10 @@ def test_the_gpu_is_picked_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
 def test_specialising_on_a_gpu(run: Run, digits: Data, tmp_path: Path) -> None:
     """Records, scores and files are those of the CPU, but for rounding."""
     opened = replace(run, folder=tmp_path, supernet=open_run(run.folder).supernet)
-    name = collecting.digest(opened.supernet)
+    name = recording.digest(opened.supernet)
     evidence = gather_evidence(opened, digits, Target(), score_samples=12, latency_samples=16)
     assert all(p.is_cuda for p in evidence.supernet.parameters())
-    assert collecting.digest(evidence.supernet) == name
+    assert recording.digest(evidence.supernet) == name
     found = specialize(evidence, Limits(latency_ms=5.0), tmp_path / "out")
     network, arch, _ = load_network(tmp_path / "out" / "network.safetensors")
     scored = score(network, arch.resolution, digits.test).value

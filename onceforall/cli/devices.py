@@ -110,8 +110,8 @@ def measure(
     from onceforall import devices as timing
     from onceforall.export import Opened
     from onceforall.pipeline import home_of
-    from onceforall.pipeline.collecting import BUSY, FEW
     from onceforall.pipeline.evidence import TIMING_ROUNDS
+    from onceforall.pipeline.recording import BUSY, FEW
 
     target = timing.Target(device, threads, batch, precision)
     refuse_missing(target)

@@ -224,7 +224,7 @@ def _calibration(
     scored: Scored, home: Home, images: int, estimator: str, named: str
 ) -> Mapping[str, Any] | None:
     """What batch norms were measured on, as records name it; None: nothing that is known."""
-    from onceforall.pipeline.collecting import calibration_facts
+    from onceforall.pipeline.recording import calibration_facts
 
     if not images:
         return home.calibration

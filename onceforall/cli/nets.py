@@ -45,7 +45,7 @@ NoRecord = Annotated[
 
 def file_facts(file: Opened) -> dict[str, Any]:
     """What records name of an exported file that was scored or timed."""
-    from onceforall.pipeline.collecting import FILE
+    from onceforall.pipeline.recording import FILE
 
     facts = {FILE: file.form.digest(file.path), "format": file.form.name}
     return facts | ({"precision": file.facts["precision"]} if "precision" in file.facts else {})

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,11 +22,21 @@ from numpy.typing import NDArray
 from onceforall import devices
 from onceforall.costs import Shape, layer_table, unique_layers
 from onceforall.data import Data
-from onceforall.devices import Latency, Target
+from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.families import Family
 from onceforall.families.layers import Layer
-from onceforall.families.settings import changed, of_networks
+from onceforall.families.settings import changed
+from onceforall.pipeline.recording import (
+    BUSY,
+    FEW,
+    FILE,
+    LATENCY,
+    MEASURED,
+    latency_records,
+    score_facts,
+    score_record,
+)
 from onceforall.predictors import Accuracy, Predictor, choose, fit_accuracy, stalled
 from onceforall.progress import say, track
 from onceforall.records import (
@@ -44,27 +53,18 @@ from onceforall.records import (
 )
 from onceforall.space import Arch, Population, Space, Table
 from onceforall.supernet import (
-    CALIBRATION_IMAGES,
-    ESTIMATORS,
     TOP1,
     Metric,
     Score,
     SuperNet,
     calibrated,
-    checkpoint,
     score,
 )
 from onceforall.training import Group
 
 FIRST_ROUND, NEXT_ROUNDS = 50, 20  # archs labelled before a predictor is asked, and each time
 ROUNDS = 7  # of timing, a network
-DIGEST = 16  # hexadecimal digits of the digest that names a supernet
 BLOCK_SECONDS = 0.005  # of timing, a block and round
-LATENCY = "latency_ms"  # the metric
-MEASURED = "measured.jsonl"  # in a run's folder: what predictors are not fitted to
-FILE = "file_digest"  # named by records of an exported file
-BUSY = "disturbed"  # named by records that were measured while something else kept the machine busy
-FEW = "few_rounds"  # named by latencies of fewer rounds of timing than `specialize` takes
 ALONE = Group()  # one process
 T = TypeVar("T")
 
@@ -169,47 +169,6 @@ def _beside(
     store = Store(path.with_name(MEASURED))
     found = [store.find(arch, metric, of, device, (FILE, BUSY, FEW)) for arch in archs]
     return [record for record in found if record is not None]
-
-
-def score_record(supernet: SuperNet, arch: Arch, found: Score, facts: Mapping[str, Any]) -> Record:
-    """Of what was just scored; `facts` is what it is of."""
-    of, settings = found.metric, of_networks(supernet.family)
-    return Record(arch, of.name, found.value, of.unit, provenance=facts, settings=settings)
-
-
-def score_facts(supernet: SuperNet, data: Data, images: int) -> dict[str, Any]:
-    """What the score of an arch is of: the supernet, by a digest of its weights, the first `images`
-    of validation, those included that cannot be read, and what it was calibrated on."""
-    return {
-        "supernet": digest(supernet),
-        **data.part_facts("validation"),
-        "images": images,
-        "calibration": calibration_facts(data),
-    }
-
-
-def file_facts(supernet: SuperNet, data: Data, split: str, file_digest: str) -> dict[str, Any]:
-    """What the score of an exported file on all images of a split is of."""
-    return {
-        "supernet": digest(supernet),
-        **data.part_facts(split),
-        "images": len(getattr(data, split)),
-        FILE: file_digest,
-    }
-
-
-def calibration_facts(
-    data: Data, images: int = CALIBRATION_IMAGES, estimator: str = ESTIMATORS[0]
-) -> dict[str, Any]:
-    """What batch norms were measured on: so many training images, by a digest of all of them; as
-    `calibrated` does it, where the rest is left out."""
-    n = min(images, len(data.train))
-    return {"images": n, "images_digest": data.digest("train"), "estimator": estimator}
-
-
-def digest(supernet: SuperNet) -> str:
-    """The name that records have for a supernet: of its weights, wherever they live."""
-    return checkpoint.digest(supernet.state_dict())[:DIGEST]
 
 
 def scores_in(path: Path, supernet: SuperNet, data: Data, metric: Metric = TOP1) -> list[Record]:
@@ -335,35 +294,6 @@ def collect_latencies(family: Family, target: Target, n: int, path: Path, seed: 
         times = devices.measure_many(target, networks, ROUNDS)
         add_all(path, latency_records(family, target, group, times))
     return len(asked)
-
-
-def latency_records(
-    family: Family,
-    target: Target,
-    archs: Sequence[Arch],
-    times: Sequence[Latency],
-    more: Mapping[str, Any] = MappingProxyType({}),
-) -> list[Record]:
-    """Of what was just measured on this machine; `more` is what else is known of it."""
-    circumstances, settings = {**devices.provenance(target), **more}, of_networks(family)
-    return [
-        latency_record(target, arch, time, circumstances, settings)
-        for arch, time in zip(archs, times, strict=True)
-    ]
-
-
-def latency_record(
-    target: Target,
-    arch: Arch,
-    time: Latency,
-    circumstances: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> Record:
-    """Of what was just measured; `circumstances` is what it is of, `settings` the family's."""
-    spread = {"p10_ms": time.p10_ms, "p90_ms": time.p90_ms, "runs": time.runs}
-    spread |= {} if time.noise is None else {"noise": time.noise}
-    facts = spread | dict(time.facts) | dict(circumstances)
-    return Record(arch, LATENCY, time.median_ms, "ms", str(target), facts, settings)
 
 
 def latency_file(folder: Path, target: Target) -> Path:

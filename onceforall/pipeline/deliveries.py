@@ -15,11 +15,12 @@ from typing import TypedDict
 
 from onceforall.devices import ENERGY, Target, device_named, tells_energy
 from onceforall.errors import InputError, choices, suggestion
-from onceforall.pipeline.collecting import digest
 from onceforall.pipeline.delivering import Card, delivered_before
-from onceforall.pipeline.evidence import gather_evidence, read_prior
+from onceforall.pipeline.evidence import gather_evidence
 from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
+from onceforall.pipeline.priors import read_prior
+from onceforall.pipeline.recording import digest
 from onceforall.pipeline.runs import Run
 from onceforall.pipeline.specializing import Unmet, specialize
 from onceforall.progress import say

@@ -18,9 +18,10 @@ from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import copied
 from onceforall.files import read_json, write_json, write_text
-from onceforall.pipeline.collecting import BUSY, calibration_facts, digest, shape_of
+from onceforall.pipeline.collecting import shape_of
 from onceforall.pipeline.evidence import Evidence
 from onceforall.pipeline.limits import TOLD, Limits
+from onceforall.pipeline.recording import BUSY, calibration_facts, digest
 from onceforall.records import Record
 from onceforall.report.card import markdown
 from onceforall.space import Arch

@@ -8,7 +8,6 @@ measured is not measured again; predictors are fitted anew each time, which take
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,41 +25,21 @@ from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import Opened, write_for_timing
 from onceforall.families.settings import changed
-from onceforall.pipeline import collecting
-from onceforall.pipeline.collecting import BUSY, FEW, FILE, MEASURED
+from onceforall.pipeline import collecting, recording
 from onceforall.pipeline.limits import TOLD
+from onceforall.pipeline.priors import Prior
 from onceforall.pipeline.ready import Ready, ready
+from onceforall.pipeline.recording import BUSY, FEW, FILE, MEASURED
 from onceforall.pipeline.runs import Run
-from onceforall.predictors import Predictor, Report, fit_latency, load_prior
+from onceforall.predictors import Predictor, Report, fit_latency
 from onceforall.progress import say
 from onceforall.records import Labels, Record, Store, read_labels
-from onceforall.space import Arch, Population, Space
+from onceforall.space import Arch, Population
 from onceforall.supernet import Metric, Score, SuperNet, Task, calibrated, score, torch_device
 
 FAR = 2.5  # standard deviations between a prediction and a measurement that disagree
 TIMING_ROUNDS = 15  # of an arch
 VISIT_ROUNDS = 5  # of a file that may be delivered, in each of several visits
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Another predictor of scores, whose output is one more feature of ours; `name` is that of its
-    file, with a digest of what is in it."""
-
-    predictor: Predictor
-    name: str
-
-
-def read_prior(path: Path, space: Space) -> Prior:
-    """
-    Raises:
-        InputError: the file is damaged, or of a family whose archs are others.
-    """
-    predictor = load_prior(path, space)
-    contents = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        contents.update(file.read_bytes() if file.is_file() else b"")
-    return Prior(predictor, f"{path.name} {contents.hexdigest()[: collecting.DIGEST]}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +112,7 @@ class Evidence:
         """Latencies of archs that are candidates; those not known are measured, in turns."""
         of, device = devices.provenance(self.target), str(self.target)
         found = {
-            arch: self.store.find(arch, collecting.LATENCY, of, device, (FILE, *self._stale))
+            arch: self.store.find(arch, recording.LATENCY, of, device, (FILE, *self._stale))
             for arch in archs
         }
         missing = [arch for arch, record in found.items() if record is None]
@@ -151,7 +130,7 @@ class Evidence:
         a device that runs networks of this process."""
         arch, digest = ready.arch, ready.exported.digest
         of = devices.provenance(self.target) | {FILE: digest}
-        found = self.store.find(arch, collecting.LATENCY, of, str(self.target), self._stale)
+        found = self.store.find(arch, recording.LATENCY, of, str(self.target), self._stale)
         if found is None:
             timed = ready.network if self.target.format is None else ready.exported.path
             (found,) = self._timed([timed], [arch], {FILE: digest}, devices.VISITS)
@@ -176,27 +155,27 @@ class Evidence:
         found = devices.measure_many(self.target, pairs, rounds, visits=visits)
         busy = devices.disturbed(self.target)
         more = more | ({BUSY: True} if busy else {})
-        records = collecting.latency_records(family, self.target, archs, found, more)
+        records = recording.latency_records(family, self.target, archs, found, more)
         self._keep(records, self._file(MEASURED) if busy else self.latency_file)
         return records
 
     def measure_score(self, arch: Arch) -> float:
         """The metric on the validation images that the score records stand on; that on all of
         them, of the file where that is int8, goes to `scores`."""
-        of = collecting.score_facts(self.supernet, self.data, self.images)
-        whole = collecting.score_facts(self.supernet, self.data, len(self.data.validation))
+        of = recording.score_facts(self.supernet, self.data, self.images)
+        whole = recording.score_facts(self.supernet, self.data, len(self.data.validation))
         known = self.store.find(arch, self.metric.name, of, without=[FILE])
         every = self.store.find(arch, self.metric.name, whole, without=[FILE])
         if known is None or every is None:
             network = self._calibrated(arch)
             first = self._score(network, arch, 0, self.images)
             rest = first + self._score(network, arch, self.images, None)
-            fresh = collecting.score_record(self.supernet, arch, first, of)
+            fresh = recording.score_record(self.supernet, arch, first, of)
             if known is None:
                 known = fresh
                 self._keep([known], self.score_file)
             if every is None:
-                every = collecting.score_record(self.supernet, arch, rest, whole)
+                every = recording.score_record(self.supernet, arch, rest, whole)
                 self._keep([every] if of != whole else [], self._file(MEASURED))
         self.scores[arch] = every.value
         if self._quantised:
@@ -219,7 +198,7 @@ class Evidence:
         known."""
         exported = self.file(arch).exported
         images = getattr(self.data, split)
-        of = collecting.file_facts(self.supernet, self.data, split, exported.digest)
+        of = recording.file_facts(self.supernet, self.data, split, exported.digest)
         found = self.store.find(arch, self.metric.name, of)
         if found is None:
             opened = Opened(exported.path, max(self.target.threads, 1))
@@ -229,7 +208,7 @@ class Evidence:
                 "precision": exported.precision,
                 "scored": scored.images,
             }
-            found = collecting.score_record(self.supernet, arch, scored, facts)
+            found = recording.score_record(self.supernet, arch, scored, facts)
             self._keep([found], self._file(MEASURED))
         return found
 
@@ -246,9 +225,9 @@ class Evidence:
             return FileChange(0.0, 0)
         form, name = self.target.delivered_format, self.metric.name
         part = self.data.part_facts("validation") | {"images": len(self.data.validation)}
-        of = part | {"supernet": collecting.digest(self.supernet), "format": form.name}
+        of = part | {"supernet": recording.digest(self.supernet), "format": form.name}
         files = self.store.every(name, of | {"precision": self.target.file_precision(form)})
-        whole = collecting.score_facts(self.supernet, self.data, len(self.data.validation))
+        whole = recording.score_facts(self.supernet, self.data, len(self.data.validation))
         changes = []
         for arch_of, value in {r.arch: r.value for r in files if r.arch != arch}.items():
             network = self.store.find(arch_of, name, whole, without=[FILE])

@@ -18,7 +18,7 @@ from onceforall.export import Opened
 from onceforall.families.settings import of_networks
 from onceforall.interop import Resolved
 from onceforall.interop.networks import is_checkpoint
-from onceforall.pipeline.collecting import MEASURED, digest, latency_record
+from onceforall.pipeline.recording import MEASURED, digest, latency_record
 from onceforall.pipeline.runs import SCORES, SETTINGS, SUPERNET, Run, open_run
 from onceforall.progress import say
 from onceforall.records import Record, add_all, read_jsonl

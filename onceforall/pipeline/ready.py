@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from onceforall.data import Data, Images
 from onceforall.devices import Target
 from onceforall.export import Exported, export
-from onceforall.pipeline.collecting import digest, shape_of
+from onceforall.pipeline.collecting import shape_of
+from onceforall.pipeline.recording import digest
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet, Task, calibrated, unlabelled_batches
 

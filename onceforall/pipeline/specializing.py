@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from onceforall.errors import InputError, choices
-from onceforall.pipeline.collecting import BUSY, LATENCY
 from onceforall.pipeline.delivering import Card, Chosen, deliver, delivered_before
 from onceforall.pipeline.evidence import Evidence, disagrees
 from onceforall.pipeline.limits import Limits, counted
+from onceforall.pipeline.recording import BUSY, LATENCY
 from onceforall.predictors import Predictor
 from onceforall.progress import say
 from onceforall.records import Record

@@ -125,14 +125,14 @@ class SuperNet(nn.Module):
             self._owned = {place.name: place for place in lending.places(self.network)}
         lent: dict[str, Tensor] = {}
         of: dict[int, Tensor] = {}  # tied tensors are lent once, and stay tied
-        for name, module, last in self._places(network):
-            tensor = lending.Place(name, module, last).tensor
+        for place in self._places(network):
+            name, tensor = place.name, place.tensor
             if id(tensor) not in of:
                 own = self._owned[name]
                 source = own.tensor
                 if source.shape != tensor.shape:
                     smaller = partial(self._smaller_kernel, name)
-                    site = lending.Site(name, module, own.module, tensor.shape, smaller)
+                    site = lending.Site(name, place.module, own.module, tensor.shape, smaller)
                     source = self._lend(source, site)
                 of[id(tensor)] = source
             lent[name] = of[id(tensor)]
@@ -140,10 +140,10 @@ class SuperNet(nn.Module):
 
     def _places(self, network: nn.Module) -> list[lending.Place]:
         """Of a network's tensors; a skeleton's layers have been looked through already."""
-        known = [self._layers.get(layer) for layer in network.children()]
-        if not known or None in known:
+        layers = list(network.children())
+        if not layers or not all(layer in self._layers for layer in layers):
             return lending.places(network)
-        return [place for layer in known if layer for place in layer]
+        return [place for layer in layers for place in self._layers[layer]]
 
     def _lend(self, source: Tensor, site: lending.Site) -> Tensor:
         key = (site.name, type(site.module))
