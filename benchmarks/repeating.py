@@ -18,11 +18,13 @@ import sys
 import tempfile
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import figures
 
 from onceforall import families
 from onceforall.devices import VISITS, Target
+from onceforall.export import export, format_named
 from onceforall.pipeline.collecting import shape_of
 
 COLUMNS = {
@@ -48,29 +50,33 @@ def main() -> None:
     for device in asked.device:
         target = Target(device)
         with tempfile.TemporaryDirectory() as folder:
-            files = {
-                name: target.written(
-                    family.build(arch).eval(), shape_of(family, arch), Path(folder, name)
-                )
-                for name, arch in archs.items()
-            }
-            told: dict[tuple[str, int], list[tuple[float, float]]] = {}
+            form = format_named(target.known.formats[0])
+            files = {name: Path(folder, f"{name}{form.suffix}") for name in archs}
+            for name, file in files.items():
+                shape = shape_of(family, archs[name])
+                network = family.build(archs[name]).eval()
+                export(network, shape, file, form.name, {"resolution": shape[-1]})
+            found: dict[tuple[str, int], list[tuple[float, float]]] = {}
             for _ in range(asked.runs):
                 for name, file in files.items():
                     for visits in asked.visits:
                         run = measured(device, str(file), visits)
-                        told.setdefault((name, visits), []).append(run)
-        for (name, visits), runs in told.items():
+                        found.setdefault((name, visits), []).append(run)
+        for (name, visits), runs in found.items():
             table.add(device=device, network=name, visits=visits, **agreeing(runs))
     figures.write(asked.out, {"repeating": table}, "onnxruntime", "openvino")
 
 
 def measured(device: str, file: str, visits: int) -> tuple[float, float]:
     """Milliseconds and noise, by the command in a process of its own."""
-    command = [sys.executable, "-m", "onceforall", "measure", file, "--device", device]
-    command += ["--visits", str(visits), "--json"]
-    said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return said["median_ms"], said["noise"]
+    found = said("measure", file, "--device", device, "--visits", str(visits))
+    return found["median_ms"], found["noise"]
+
+
+def said(*words: str) -> dict[str, Any]:
+    """What a command of ours prints with --json."""
+    command = [sys.executable, "-m", "onceforall", *words, "--json"]
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
 def agreeing(runs: list[tuple[float, float]]) -> dict[str, object]:
