@@ -13,9 +13,11 @@ RUNTIMES := $(addprefix tests/test_,$(addsuffix .py,delivered executorch litert 
 demo: $(VENV)/.demo
 	$(BIN)/onceforall demo
 
+# A test a core; threads that share one wait for each other.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(RUNTIMES))
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(RUNTIMES)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(addprefix --ignore=,$(RUNTIMES))
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(RUNTIMES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

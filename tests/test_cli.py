@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import typed
 
 from onceforall.errors import InputError
 from onceforall.units import quantity
@@ -26,15 +27,8 @@ phases:
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "onceforall", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT, timeout=250
-    )
-
-
 def answer(*arguments: object, cwd: Path | None = None) -> dict[str, Any]:
-    done = run(*arguments, "--json", cwd=cwd)
+    done = typed(*arguments, "--json", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     found = json.loads(done.stdout)
@@ -60,7 +54,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = run(*command.split(), "--help")
+    done = typed(*command.split(), "--help")
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
     assert "Example" in text
@@ -116,7 +110,7 @@ def test_the_path_of_a_user(trained: Path, tmp_path: Path) -> None:
     assert timed["runs"] > 10
     done = answer("export", network, tmp_path / "n.onnx")
     assert done["bytes"] == (tmp_path / "n.onnx").stat().st_size
-    refused = run("export", network, tmp_path / "n.onnx")
+    refused = typed("export", network, tmp_path / "n.onnx")
     assert refused.returncode == 2
     assert "exists already" in refused.stderr
 
@@ -144,7 +138,7 @@ def test_the_path_of_a_user(trained: Path, tmp_path: Path) -> None:
 def test_mistakes_get_one_line_and_status_2(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    done = run(*arguments, cwd=tmp_path)
+    done = typed(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -167,14 +161,14 @@ def test_labelling_checks_what_it_is_asked(
     trained: Path, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "accuracy.jsonl"
-    done = run("records", "accuracy", trained, *arguments, "--out", out)
+    done = typed("records", "accuracy", trained, *arguments, "--out", out)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert message in done.stderr
     assert not out.exists()
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("steps: 20", "steps: 400"))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("steps: 20", "steps: 120"))
     command = [sys.executable, "-m", "onceforall", "train", "recipe.yaml", "--out", "run"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -188,9 +182,9 @@ def test_ctrl_c_keeps_a_checkpoint_and_resume_finishes(tmp_path: Path) -> None:
     assert training.returncode == 130
     assert "--resume goes on" in errors
     assert "Traceback" not in errors
-    (tmp_path / "short.yaml").write_text(RECIPE.replace("steps: 20", "steps: 400"))
+    (tmp_path / "short.yaml").write_text(RECIPE.replace("steps: 20", "steps: 120"))
     done = answer("train", "short.yaml", "--out", "run", "--resume", cwd=tmp_path)
-    assert done["steps"] == 400
+    assert done["steps"] == 120
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Settings: what is refused, and in which words."""
 
-import subprocess
-import sys
 import typing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import typed
 
 from onceforall.data import Source
 from onceforall.errors import InputError
@@ -124,10 +123,7 @@ def test_a_recipe_says_how_many_numbers_it_checks() -> None:
 
 def test_the_command_refuses_with_status_2(tmp_path: Path) -> None:
     for change in ("seed=-1", "threads=0", "phases.0.lr=.nan"):
-        command = [sys.executable, "-m", "onceforall", "train", write(tmp_path, GOOD), change]
-        found = subprocess.run(
-            [*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
-        )
+        found = typed("train", write(tmp_path, GOOD), change, "--out", tmp_path / "run")
         assert found.returncode == 2
         assert len(found.stderr.splitlines()) == 1, found.stderr
         assert change.split("=")[0].split(".")[-1] in found.stderr

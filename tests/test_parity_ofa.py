@@ -100,7 +100,9 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @EVERY
-@pytest.mark.parametrize("n", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "n", [5, pytest.param(50, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.long)]
+)
 def test_logits_of_random_subnetworks(
     name: str, n: int, pairs: Callable[[str], tuple[nn.Module, SuperNet]]
 ) -> None:
@@ -116,10 +118,10 @@ def test_logits_of_random_subnetworks(
             seen.add(arch)
             x = torch.randn(1, 3, resolution, resolution)
             active = theirs(x)
-            assert close(theirs.get_active_subnet().eval()(x), active)
             extracted = ours.extract(arch)(x)
             assert close(extracted, active)
             if i % 10 == 0:
+                assert close(theirs.get_active_subnet().eval()(x), active)
                 assert torch.equal(ours(x, arch), extracted)
     assert len(seen) == n
 

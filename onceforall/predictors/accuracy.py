@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onceforall.blas import on_one_thread
 from onceforall.predictors import gp
 from onceforall.predictors.base import (
     Floats,
@@ -198,6 +199,7 @@ class Accuracy(Predictor):
         return cls(inputs, processes, scale, data["metric"], data["unit"], space)
 
 
+@on_one_thread
 def fit_accuracy(
     labels: Labels,
     covariates: Sequence[str] = (),

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onceforall.blas import on_one_thread
 from onceforall.errors import InputError
 from onceforall.predictors import gp, physics
 from onceforall.predictors.base import (
@@ -189,6 +190,7 @@ class Latency(Predictor):
         )
 
 
+@on_one_thread
 def fit_latency(
     labels: Labels,
     sources: Sequence[Labels | Latency] = (),

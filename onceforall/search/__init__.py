@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onceforall.blas import on_one_thread
 from onceforall.errors import InputError, choices, suggestion
 from onceforall.search import evolution, exact, feasibility, guided
 from onceforall.search.fronts import nondominated, pareto
@@ -44,6 +45,7 @@ EVALUATIONS = 20_000  # where neither evaluations nor seconds are given
 METHODS = {"evolution": evolution.run, "guided": guided.run}
 
 
+@on_one_thread
 def search(
     space: Space,
     objective: Objective,

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onceforall.blas import on_one_thread
 from onceforall.errors import InputError, MissingExtraError
 from onceforall.search import evolution, feasibility, guided
 from onceforall.search.problem import (
@@ -34,6 +35,7 @@ TOP = 5  # candidates of each result
 METHODS = {"evolution": evolution.run, "guided": guided.run}
 
 
+@on_one_thread
 def pareto(
     space: Space,
     objective: Objective,
