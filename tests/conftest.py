@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # the networks are small; threads that wait for each other cost more
 measuring.PAUSE_SECONDS = 0.05  # tests need no machine that comes to rest
+measuring.ATTEMPTS = 2
 
 
 @pytest.fixture(scope="session")

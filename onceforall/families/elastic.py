@@ -31,6 +31,7 @@ CLASSES = ("classes", "num_classes")  # the number of classes
 CHANNELS = ("in_channels", "in_chans")  # and the channels of the image
 USUAL_CLASSES = 1000  # where build takes their number and none is given
 USUAL_SIZE = 224  # pixels, where no resolution is given
+REMEMBERED = 64  # families whose networks were looked at, so that made again they are not anew
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,16 @@ class Elastic(Family):
         }
 
     def with_origin(self, origin: Mapping[str, Any]) -> Elastic:
-        """The same family with more settings that say how it is made again."""
-        twin = replace(self, origin=origin)
-        twin.__dict__["kernels"] = self.kernels  # the networks are the same: no need to look again
-        return twin
+        """The same family with more settings that say how it is made again: for the same settings
+        the same object, by which what was found of a family (its costs, say) is found again."""
+        if origin == self.origin:
+            return self
+        twins: dict[str, Elastic] = self.__dict__.setdefault("_twins", {})
+        key = repr(sorted(origin.items()))
+        if key not in twins:
+            twins[key] = replace(self, origin=origin)
+            twins[key].__dict__["kernels"] = self.kernels  # the networks are the same
+        return twins[key]
 
     def again(
         self,
@@ -151,6 +158,9 @@ class Elastic(Family):
                 origin=dict(origin) or self.origin,
             )
         )
+
+
+_SEEN: dict[tuple[object, ...], Elastic] = {}
 
 
 def elastic(
@@ -225,6 +235,24 @@ def _genes(name: str, given: Mapping[str, Sequence[Value] | PerBlock]) -> list[G
 
 def _checked(family: Elastic, given: int | None = None) -> Elastic:
     """The family, with the number of classes that its networks have; its networks fit together."""
+    key = (
+        *(family.make, family.space, family.in_channels, family.classes, family.per_block),
+        tuple(family.rules.items()),
+    )
+    try:
+        seen = _SEEN.get(key)
+    except TypeError:  # a build that cannot be a key
+        return _looked_at(family, given)
+    if seen is None or given not in (None, seen.classes):
+        seen = _looked_at(family, given)
+        if len(_SEEN) >= REMEMBERED:
+            _SEEN.clear()
+        _SEEN[key] = seen
+    return seen.with_origin(family.origin)
+
+
+def _looked_at(family: Elastic, given: int | None) -> Elastic:
+    """`_checked`, by building some of its networks."""
     largest = family.space.largest()
     found = outputs(family, largest)
     if given is not None and found != given:
