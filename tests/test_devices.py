@@ -29,6 +29,30 @@ def test_devices_keep_the_contract() -> None:
         check_device(target)
 
 
+@pytest.mark.parametrize(("anchors", "counts"), [([3.0, 1.05, 9.0], 1), ([2.0, 3.0, 2.5], 0)])
+def test_a_disturbed_machine_is_asked_again(
+    anchors: list[float], counts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the anchor is as fast as it was, or attempts are used; the least disturbed counts."""
+    monkeypatch.setattr(measuring, "ATTEMPTS", len(anchors))
+    monkeypatch.setattr(measuring, "DISTURBED", 1.1)
+    monkeypatch.setattr(Target, "prepare", lambda *_: print)
+    anchor = measuring._Anchor(print, fastest_ms=1.0)
+    monkeypatch.setattr(measuring, "_anchor", lambda target: anchor)
+    left = list(enumerate(anchors))
+
+    def timed(calls: list[Callable[[], object]], rounds: int) -> list[Latency]:
+        attempt, ms = left.pop(0)
+        return [Latency(ms, ms, ms, 1), Latency(10.0 + attempt, 0.0, 0.0, 1)]
+
+    monkeypatch.setattr(measuring, "time_calls", timed)
+    found = devices.measure(Target("torch-cpu"), torch.nn.Identity(), (3, 8, 8), visits=1)
+    assert found.median_ms == 10.0 + counts
+    is_quiet = anchors[counts] < 1.1
+    assert len(left) == (1 if is_quiet else 0)
+    assert devices.disturbed(Target("torch-cpu")) != is_quiet
+
+
 def test_timing_knows_slow_from_fast_and_counts_turns() -> None:
     order: list[str] = []
 
