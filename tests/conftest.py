@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch
 from PIL import Image
 
 from onceforall.devices import measuring
+from onceforall.devices.timing import STRETCH_SECONDS, time_calls
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import ONNX Runtime by themselves
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # the networks are small; threads that wait for each other cost more
 measuring.PAUSE_SECONDS = 0.05  # tests need no machine that comes to rest,
-measuring.DISTURBED = math.inf  # nor one on which nothing else runs
+measuring.DISTURBED = math.inf  # nor one on which nothing else runs, nor exact times
+measuring.time_calls = partial(time_calls, stretch_seconds=STRETCH_SECONDS / 4)
 
 
 @pytest.fixture(scope="session")

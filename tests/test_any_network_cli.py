@@ -99,8 +99,8 @@ def commands(
     "family",
     [
         "my_net.py:family",
-        pytest.param("nets/of_timm.py:family", marks=pytest.mark.slow),
-        pytest.param("vit_mini", marks=pytest.mark.slow),
+        pytest.param("nets/of_timm.py:family", marks=pytest.mark.long),
+        pytest.param("vit_mini", marks=pytest.mark.long),
     ],
 )
 def test_from_build_to_a_file(commands: Commands, family: str) -> None:

@@ -14,9 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
 
 Formula = Callable[..., int]  # called as the operation is, and with what it gave
+
+
+def _pytorchs() -> Mapping[Any, Callable[..., Any]]:
+    """PyTorch's table, which takes a while to import: Triton comes with it."""
+    from torch.utils.flop_counter import flop_registry
+
+    return flop_registry
 
 
 def _product(a: int, b: int) -> Formula:
@@ -157,8 +163,8 @@ def macs_of(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out:
     if formula is not None:
         return formula(out, *args, **kwargs)
     packet = getattr(operation, "overloadpacket", operation)
-    if packet in flop_registry:
-        return int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2
+    if packet in _pytorchs():
+        return int(_pytorchs()[packet](*args, **kwargs, out_val=out)) // 2
     return 0
 
 
@@ -193,5 +199,5 @@ def is_known(operation: Any) -> bool:
         or name in OTHERS
         or is_elementwise(operation)
         or is_view(operation)
-        or packet in flop_registry
+        or packet in _pytorchs()
     )
