@@ -159,7 +159,9 @@ def test_macs_are_half_of_torchs_flops(family: Family):
         assert found.output_shape == out.shape[1:]
 
 
-@pytest.mark.parametrize("n", [20, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "n", [20, pytest.param(80, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.long)]
+)
 def test_tables_are_the_costs_of_the_networks(family: Family, tables: dict[str, Table], n: int):
     space = tables["macs"].space
     population = space.sample(np.random.default_rng(n), n)

@@ -558,3 +558,26 @@ def test_settings_that_build_does_not_take_are_refused(tmp_path: Path) -> None:
     (tmp_path / "my_net.py").write_text(FILE)
     with pytest.raises(InputError, match="in_channels: its networks have 3, not 1; let build take"):
         families.get(f"{tmp_path}/my_net.py:family", in_channels=1)
+
+
+def test_a_family_made_again_is_not_looked_at_again() -> None:
+    """It is the same object, by which its costs are found again; what differs is looked at."""
+    built = []
+
+    def build(depth: int, classes: int = 4) -> nn.Module:
+        built.append(depth)
+        blocks = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(depth)))
+        return nn.Sequential(blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
+
+    first = elastic(build, depth=(1, 2), resolution=(8,))
+    seen = len(built)
+    assert seen > 2
+    assert elastic(build, depth=(1, 2), resolution=(8,)) is first
+    assert first.again() is first
+    assert first.with_origin({"path": "a.py"}) is first.with_origin({"path": "a.py"})
+    assert first.with_origin({"path": "a.py"}).kernels is first.kernels
+    assert len(built) == seen
+    assert first.again(classes=5).classes == 5
+    assert len(built) > seen
+    assert elastic(build, depth=(1, 2, 3), resolution=(8,)) is not first
+    assert first.classes == 4

@@ -100,7 +100,9 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @EVERY
-@pytest.mark.parametrize("n", [12, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "n", [5, pytest.param(50, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.long)]
+)
 def test_logits_of_random_subnetworks(
     name: str, n: int, pairs: Callable[[str], tuple[nn.Module, SuperNet]]
 ) -> None:
