@@ -15,18 +15,10 @@ import numpy as np
 from onceforall.blas import on_one_thread
 from onceforall.errors import InputError, choices, suggestion
 from onceforall.search import evolution, exact, feasibility, guided
+from onceforall.search.archive import Archive, Objective
 from onceforall.search.fronts import nondominated, pareto
-from onceforall.search.problem import (
-    Archive,
-    Candidate,
-    Certificate,
-    Infeasible,
-    Limit,
-    Objective,
-    Problem,
-    Result,
-    check_seed,
-)
+from onceforall.search.limits import Infeasible, Limit
+from onceforall.search.problem import Candidate, Certificate, Problem, Result, check_seed
 from onceforall.space import Space, Table
 
 __all__ = [

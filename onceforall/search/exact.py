@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from onceforall.search.problem import Limit
+from onceforall.search.limits import Limit
 from onceforall.space import GENE, Population, Space, Table
 from onceforall.space.elimination import Part, Plan, holds
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from onceforall.search import exact
-from onceforall.search.problem import Infeasible, Limit, violation
+from onceforall.search.limits import Infeasible, Limit, violation
 from onceforall.space import Population, Space, Table
 
 _SECONDS = 1.0  # for one program; beyond it, trying takes the place of proof
@@ -128,7 +128,7 @@ def _by_trying(
         return tried[excess == 0]
     met = np.ones(len(tried), bool)
     for i, limit in enumerate(limits):
-        values = np.asarray(limit.value(tried), float)
+        values = limit.of(tried)
         outside = limit.excess(values)
         if not (met & (outside == 0)).any():
             nearest = float(values[np.where(met, outside, np.inf).argmin()])

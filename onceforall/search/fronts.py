@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 from onceforall.blas import on_one_thread
 from onceforall.errors import InputError, MissingExtraError
 from onceforall.search import evolution, feasibility, guided
-from onceforall.search.problem import (
-    Archive,
-    Candidate,
-    Floats,
-    Limit,
-    Objective,
-    Problem,
-    Result,
-    check_seed,
-)
+from onceforall.search.archive import Archive, Objective
+from onceforall.search.limits import Floats, Limit
+from onceforall.search.problem import Candidate, Problem, Result, check_seed
 from onceforall.space import GENE, Population, Space, Table
 
 EVALUATIONS = 1200  # a budget, where nothing else is said

@@ -204,7 +204,7 @@ class _Step:
         self._problem, self.row = problem, row
         self.near, self.places = changes(problem.space, row)
         both = np.concatenate([row[None], self.near])
-        self._limited = [np.asarray(limit.value(both), float) for limit in problem.limits]
+        self._limited = [problem.archive.limited(limit, both) for limit in problem.limits]
 
     def best(self, gain: Floats, singles: bool = False) -> Population:
         """The pairs of changes, and on request single ones, with the largest sums of gains among
