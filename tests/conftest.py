@@ -12,6 +12,9 @@ from PIL import Image
 
 from onceforall.devices import measuring
 from onceforall.devices.timing import STRETCH_SECONDS, time_calls
+from onceforall.pipeline import specializing
+from onceforall.supernet import scoring
+from onceforall.training import validation
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import ONNX Runtime by themselves
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # the networks are small; threads that wait for each other cost more
 measuring.PAUSE_SECONDS = 0.05  # tests need no machine that comes to rest,
 measuring.DISTURBED = math.inf  # nor one on which nothing else runs, nor exact times
+scoring.CALIBRATION_IMAGES = validation.CALIBRATION = 250  # a fifth of the digits,
+specializing.EVALUATIONS = 1000  # and of what is searched
 measuring.time_calls = partial(time_calls, stretch_seconds=STRETCH_SECONDS / 4)
 
 

@@ -35,7 +35,7 @@ def folder(supernet: SuperNet, digits: data.Data, tmp_path_factory: pytest.TempP
     """An untrained network of digits, as its checkpoint and as a file."""
     out = tmp_path_factory.mktemp("network")
     arch = supernet.space.restrict(resolution=(SIZE,)).smallest()
-    network = calibrated(supernet, arch, digits, 64)
+    network = calibrated(supernet, arch, digits)
     facts = {"arch": str(arch), "resolution": SIZE, **digits.facts()}
     export(network, (1, SIZE, SIZE), out / "network.onnx", facts=facts)
     save_network(

@@ -68,7 +68,7 @@ def delivered(folder: Path, name: str) -> Path:
     return found
 
 
-USUAL = ("--data", "digits", "--split", "validation", "--calibrate", 2000)
+USUAL = ("--data", "digits", "--split", "validation", "--calibrate", 250)
 
 
 def test_specialize_measures_neither_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_what_is_of_something_else_is_kept_and_not_found(fresh: Path) -> None:
     others: list[list[object]] = [
         ["--limit", 60],
         ["--calibrate", 0],
-        ["--calibrate", 500],
+        ["--calibrate", 100],
         ["--estimator", "batch-mean"],
         ["--mean", 0.4, "--std", 0.5],
         ["--split", "test"],

@@ -17,6 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 from killing import dying
+from processes import FORKS, LONGEST, forked, grouped
 from torch import nn
 
 from onceforall import cli, data, families, training
@@ -27,10 +28,7 @@ from onceforall.training import Group, checkpoints, loop, settings_from_dict, va
 from onceforall.training.job import Job
 from onceforall.training.ranks import GradientMeans
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "fork") or torch.cuda.is_available(),
-    reason="forks, which autograd's threads of a GPU do not outlive",
-)
+pytestmark = FORKS
 
 RECIPE = """
 family: mbv3_mini
@@ -45,7 +43,6 @@ phases:
   - {name: a, steps: 4, lr: 0.1}
   - {name: b, steps: 4, lr: 0.1, archs: 2, kernel: 2, depth: 2, distil: 1.0}
 """
-LONGEST = 120  # seconds that a test waits for processes, which take a few
 
 
 def few(found: Data) -> Data:
@@ -67,42 +64,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     return path
-
-
-def forked(work: Callable[[int], None], processes: int, said: Path) -> list[tuple[int, str]]:
-    """For each of so many processes the status with which it ended, and its stderr."""
-    said.mkdir(exist_ok=True)
-    pids = []
-    for rank in range(processes):
-        pid = os.fork()
-        if pid == 0:
-            status = 70
-            try:
-                sys.stderr = (said / f"{rank}").open("w", buffering=1)
-                os.dup2(sys.stderr.fileno(), 1)
-                os.dup2(sys.stderr.fileno(), 2)
-                work(rank)
-                status = 0
-            except SystemExit as end:
-                status = int(end.code or 0)
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            finally:
-                os._exit(status)
-        pids.append(pid)
-    return [(_status(pid), (said / f"{rank}").read_text()) for rank, pid in enumerate(pids)]
-
-
-def _status(pid: int) -> int:
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    pytest.fail("a process waits for ever")
 
 
 def commanded(
@@ -156,20 +117,6 @@ def assert_equal(ours: Path, theirs: Path) -> None:
     )
     for name, tensor in second.items():
         assert torch.equal(first[name], tensor), name
-
-
-def grouped(work: Callable[[Group], None], folder: Path, processes: int = 2) -> None:
-    """Does something in the processes of a group; all must end well."""
-
-    def joined(rank: int) -> None:
-        store = f"file://{folder / 'store'}"
-        torch.distributed.init_process_group(
-            "gloo", init_method=store, rank=rank, world_size=processes
-        )
-        work(Group(rank, processes))
-
-    found = forked(joined, processes, folder / "said")
-    assert [status for status, _ in found] == [0] * processes, found
 
 
 # --- alike

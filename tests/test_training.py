@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import torch
 from interrupting import ctrl_c_at
 from PIL import Image
+from processes import FORKS, grouped
 from torch import nn
 
 from onceforall import data, families, training
@@ -471,15 +473,11 @@ def unseeded(**settings: Any) -> Unseeded:
     return Unseeded(**{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)})
 
 
-def _rank(rank: int, folder: Path) -> None:
+def _rank(group: training.Group, folder: Path) -> None:
     """One of two processes: trains, and writes its weights and some gradients it averaged."""
-    torch.set_num_threads(1)
     families._FAMILIES["unseeded"] = unseeded
-    store = f"file://{folder / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    group = training.Group(rank, 2)
     used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
-    used.grad = torch.tensor([1.0, 5.0]) * (1 + 2 * rank)
+    used.grad = torch.tensor([1.0, 5.0]) * (1 + 2 * group.rank)
     means = GradientMeans([used, unused], group)
     means.last([])
     means.finish()
@@ -496,16 +494,16 @@ def _rank(rank: int, folder: Path) -> None:
         tensors["unused"] = unused.grad
     loop.steps(run)
     tensors |= {f"supernet.{n}": t.clone() for n, t in run.student.state_dict().items()}
-    torch.save(tensors, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(tensors, folder / f"{group.rank}.pt")
 
 
+@FORKS
 @pytest.mark.slow
 def test_processes_start_and_end_with_equal_weights(tmp_path: Path) -> None:
     """Also where a family's build draws from a generator that is not seeded. And gradients are
     averaged by hand, (1 + 3) / 2 and (5 + 15) / 2; where there is none, there is none after."""
     recipe(tmp_path)
-    torch.multiprocessing.spawn(_rank, (tmp_path,), 2)
+    grouped(partial(_rank, folder=tmp_path), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert not torch.equal(first["drawn"], second["drawn"])
     for found in (first, second):

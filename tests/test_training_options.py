@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import FORKS, grouped
 from torch import nn
 
 from onceforall import data, families, training
@@ -61,20 +62,7 @@ def test_recomputing_is_for_layers_in_a_row(tmp_path: Path) -> None:
         )
 
 
-def _rank(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    _norm(rank, folder)
-    group = training.Group(rank, 2)
-    found = trained(folder, *SMALL_STEPS, "sync_batch_norm=true", group=group)
-    torch.save(found, folder / f"{rank}.pt")
-    fitting.PROBE_SECONDS = 0.02 + rank  # so that one tries more often than the other
-    trained(folder, "precision=auto", "sync_batch_norm=true", group=group)
-    torch.distributed.destroy_process_group()
-
-
-def _norm(rank: int, folder: Path) -> None:
+def _norm(rank: int) -> None:
     """Half of a batch in each process, against PyTorch's own norm of the whole: outputs, gradients
     and running statistics."""
     generator = torch.Generator().manual_seed(0)
@@ -96,6 +84,7 @@ def _norm(rank: int, folder: Path) -> None:
             torch.testing.assert_close(norms[1].state_dict()[name], tensor, atol=1e-5, rtol=1e-5)
 
 
+@FORKS
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
     """20 steps, with batch norm of the whole batch. In float64 20 steps at ten times the learning
@@ -103,7 +92,15 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
     nothing is alike, and two channels of nearly the same importance may be sorted either way: so
     the steps are small here, and no phase sorts channels."""
     one = trained(tmp_path, *SMALL_STEPS)
-    torch.multiprocessing.spawn(_rank, (tmp_path,), 2)
+
+    def work(group: training.Group) -> None:
+        _norm(group.rank)
+        found = trained(tmp_path, *SMALL_STEPS, "sync_batch_norm=true", group=group)
+        torch.save(found, tmp_path / f"{group.rank}.pt")
+        fitting.PROBE_SECONDS = 0.02 + group.rank  # so that one tries more often than the other
+        trained(tmp_path, "precision=auto", "sync_batch_norm=true", group=group)
+
+    grouped(work, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     start = load_settings(str(tmp_path / "recipe.yaml"))
     assert sum(phase.steps or 0 for phase in start.phases) == 20

@@ -17,7 +17,7 @@ from onceforall.families import Family
 from onceforall.families.settings import of_networks
 from onceforall.records import Record
 from onceforall.space import Arch
-from onceforall.supernet import CALIBRATION_IMAGES, ESTIMATORS, Score, SuperNet, checkpoint
+from onceforall.supernet import ESTIMATORS, Score, SuperNet, checkpoint, scoring
 
 DIGEST = 16  # hexadecimal digits of the digest that names a supernet
 LATENCY = "latency_ms"  # the metric
@@ -55,11 +55,11 @@ def file_facts(supernet: SuperNet, data: Data, split: str, file_digest: str) -> 
 
 
 def calibration_facts(
-    data: Data, images: int = CALIBRATION_IMAGES, estimator: str = ESTIMATORS[0]
+    data: Data, images: int | None = None, estimator: str = ESTIMATORS[0]
 ) -> dict[str, Any]:
     """What batch norms were measured on: so many training images, by a digest of all of them; as
     `calibrated` does it, where the rest is left out."""
-    n = min(images, len(data.train))
+    n = min(scoring.CALIBRATION_IMAGES if images is None else images, len(data.train))
     return {"images": n, "images_digest": data.digest("train"), "estimator": estimator}
 
 

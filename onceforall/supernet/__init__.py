@@ -8,7 +8,6 @@ is judged, `scoring` is the one path from an arch to its score.
 from onceforall.supernet.calibration import ESTIMATORS, calibrate
 from onceforall.supernet.evaluation import evaluate
 from onceforall.supernet.scoring import (
-    CALIBRATION_IMAGES,
     calibrated,
     placing,
     score,
@@ -26,7 +25,6 @@ from onceforall.supernet.weights import (
 )
 
 __all__ = [
-    "CALIBRATION_IMAGES",
     "CLASSIFICATION",
     "ESTIMATORS",
     "Metric",

@@ -41,12 +41,11 @@ def torch_device(name: str | None = None) -> torch.device:
     return torch.device(name)
 
 
-def calibrated(
-    supernet: SuperNet, arch: Arch, data: Data, images: int = CALIBRATION_IMAGES
-) -> nn.Module:
+def calibrated(supernet: SuperNet, arch: Arch, data: Data) -> nn.Module:
     """The network of an arch with its own batch-norm statistics, in evaluation mode."""
     network = supernet.extract(arch)
-    calibrate(network, unlabelled_batches(data.train, arch.resolution, images, network))
+    batches = unlabelled_batches(data.train, arch.resolution, CALIBRATION_IMAGES, network)
+    calibrate(network, batches)
     return network
 
 
