@@ -3,19 +3,21 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onceforall import devices, training
 from onceforall.data import Source, load
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
-from onceforall.pipeline import Card, Limits, Run, open_run, specialize_all, specializing
+from onceforall.pipeline import Card, Limits, Run, open_run, recording, specialize_all, specializing
 from onceforall.pipeline import evidence as evidences
 from onceforall.pipeline.journal import NAME
-from onceforall.records import Store, read_jsonl
+from onceforall.records import Record, Store, add_all, read_jsonl
 from onceforall.search import Infeasible
 from onceforall.space import Arch
 from onceforall.training import load_settings
@@ -114,7 +116,7 @@ def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
     timed, scored = machine.timed.copy(), machine.scored.copy()
     assert len({row["arch"] for row in wanted}) >= 2
     assert not (whole.folder / "specialized" / NAME).exists()
-    for steps in [machine.spent // 4]:
+    for steps in [machine.spent // 3]:
         machine.timed.clear()
         machine.scored.clear()
         run = fresh(trained, tmp_path / f"every{steps}")
@@ -142,6 +144,33 @@ def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
     (card,) = specialize_all(whole, {TARGETS[0]: [limits]}, out, samples=12, images=100)
     assert card.validation >= wanted[0]["top1_validation"]
     assert card.latency_measured_ms <= 0.009
+
+
+def test_the_best_that_an_earlier_call_measured_is_chosen(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether search proposes it or not: three archs that no predictor thinks much of, the best
+    by what the files say not within the budget, the second not measured in rounds enough."""
+    machine = Machine(monkeypatch)
+    run = fresh(trained, tmp_path / "run")
+    (first,) = specialize_all(run, {TARGETS[0]: [Limits(latency_ms=0.009)]}, samples=12, images=100)
+    data, space = run.data(), run.supernet.space
+    archs = [*space.decode(space.sample(np.random.default_rng(9), 2)), space.smallest()]
+    of = recording.score_facts(run.supernet, data, len(data.validation))
+    times = [Latency(ms, ms, ms, 9, noise=0.01) for ms in (0.02, 0.008, 0.0081)]
+    records = recording.latency_records(run.supernet.family, TARGETS[0], archs, times)
+    few = replace(records[1], provenance={**records[1].provenance, recording.FEW: True})
+    add_all(run.folder / f"latency-{TARGETS[0]}.jsonl", [records[0], few, records[2]])
+    scores = [
+        Record(arch, "top1", top1, "%", provenance=of)
+        for arch, top1 in zip(archs, (99.9, 99.8, 99.7), strict=True)
+    ]
+    add_all(run.folder / recording.MEASURED, scores)
+    limits, out = Limits(latency_ms=0.009), tmp_path / "out"
+    (card,) = specialize_all(run, {TARGETS[0]: [limits]}, out, samples=12, images=100)
+    assert card.arch == archs[2] != first.arch
+    assert (card.validation, card.latency_qualified_ms) == (99.7, 0.0081)
+    assert machine.timed[f"{TARGETS[0]} file"] == len({first.arch, card.arch})
 
 
 def test_what_is_not_of_the_call_is_refused_at_once(

@@ -148,9 +148,9 @@ def specialize_all(
     cards: list[Card] = []
     missed: dict[tuple[Target, Limits], Infeasible | Unmet] = {}
     for target, folder in folders.items():
-        fitted_on = journal.fitted_on(str(target))
+        start = journal.start(str(target))
         found = [card for card in before[target] if card is not None]
-        if fitted_on is None and len(found) == len(budgets[target]):
+        if start is None and len(found) == len(budgets[target]):
             say(f"{target}: all was delivered before, to {folder}")
             cards += found
             continue
@@ -165,7 +165,7 @@ def specialize_all(
             seed=seed,
             on=on,
             prior=hint,
-            fitted_on=fitted_on,
+            start=start,
         )
         journal.begun(evidence)
         for limits in budgets[target]:

@@ -143,7 +143,7 @@ def deliver(
         peak_activation_bytes=counts.peak_activation_bytes,
         metric=metric,
         predicted=predicted,
-        validation=evidence.scores[arch],
+        validation=evidence.validation_score(arch),
         test=test.value,
         latency_predicted_ms=float(evidence.latency_predictor.predict(population).mean[0]),
         latency_measured_ms=latency.value,

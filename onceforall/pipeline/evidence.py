@@ -52,6 +52,16 @@ class FileChange:
     archs: int
 
 
+@dataclass(frozen=True)
+class Start:
+    """How many of a run's records a call began with, the first of each kind: scores and latencies
+    that predictors were fitted on, and all that is in each of its files of records."""
+
+    scores: int
+    latencies: int
+    kept: list[int]
+
+
 @dataclass
 class Evidence:
     """Measured values of a supernet's archs, and the predictors fitted to them; both grow.
@@ -61,10 +71,13 @@ class Evidence:
 
     Attributes:
         images: of validation that the score records stand on.
+        start: the records that it began with.
         told: what the device tells beside its times (SRAM, flash), as it was measured so far.
         risk: standard deviations taken off a predicted score in search.
         delivered: archs that were specialised so far, with the latest of their latencies.
-        scores: the metric on all validation images of the archs that were candidates so far.
+        scores: the metric on all validation images of the archs that were candidates so far, of
+            this call or of those before.
+        timed: latencies of the archs that were candidates so far, likewise.
         files: those written so far for archs that may be delivered.
         sizes: bytes of the files of the smallest and the largest network, by their parameters.
         folder: that records are kept in; None: they are not.
@@ -84,10 +97,12 @@ class Evidence:
     score_labels: Labels
     latency_labels: Labels
     images: int
+    start: Start
     told: dict[str, Labels] = field(default_factory=dict)
     risk: float = 1.0
     delivered: dict[Arch, Record] = field(default_factory=dict)
     scores: dict[Arch, float] = field(default_factory=dict)
+    timed: dict[Arch, Record] = field(default_factory=dict)
     files: dict[Arch, Ready] = field(default_factory=dict)
     sizes: dict[float, int] = field(default_factory=dict)
     folder: Path | None = None
@@ -120,6 +135,7 @@ class Evidence:
             networks = [self.supernet.extract(arch).eval() for arch in missing]
             found |= dict(zip(missing, self._timed(networks, missing, {}), strict=True))
         records = [record for record in found.values() if record is not None]
+        self.timed |= {record.arch: record for record in records}
         for name, labels in self.told.items():
             values = [record.provenance[name] for record in records]
             self.told[name] = _with(labels, archs, values)
@@ -178,8 +194,7 @@ class Evidence:
                 every = recording.score_record(self.supernet, arch, rest, whole)
                 self._keep([every] if of != whole else [], self._file(MEASURED))
         self.scores[arch] = every.value
-        if self._quantised:
-            self.scores[arch] = self.score_file_of(arch, "validation").value
+        self.validation_score(arch)
         return known.value
 
     @property
@@ -212,6 +227,13 @@ class Evidence:
             self._keep([found], self._file(MEASURED))
         return found
 
+    def validation_score(self, arch: Arch) -> float:
+        """The metric on all validation images of what would be delivered; of a file of another
+        precision it is that of this file, also where an earlier one made the arch a candidate."""
+        if self._quantised:
+            self.scores[arch] = self.score_file_of(arch, "validation").value
+        return self.scores[arch]
+
     def predict_score(self, arch: Arch) -> tuple[float, FileChange]:
         """The metric predicted of the file that would be delivered, on validation images, and what
         of it is the change by the file's precision; by nothing that was measured of its own."""
@@ -223,17 +245,37 @@ class Evidence:
     def _file_change(self, arch: Arch) -> FileChange:
         if not self._quantised:
             return FileChange(0.0, 0)
-        form, name = self.target.delivered_format, self.metric.name
-        part = self.data.part_facts("validation") | {"images": len(self.data.validation)}
-        of = part | {"supernet": recording.digest(self.supernet), "format": form.name}
-        files = self.store.every(name, of | {"precision": self.target.file_precision(form)})
-        whole = recording.score_facts(self.supernet, self.data, len(self.data.validation))
-        changes = []
-        for arch_of, value in {r.arch: r.value for r in files if r.arch != arch}.items():
-            network = self.store.find(arch_of, name, whole, without=[FILE])
-            if network is not None:
-                changes.append(value - network.value)
+        networks = self._scores_in(self.store, files=False)
+        changes = [
+            value - networks[other]
+            for other, value in self._scores_in(self.store, files=True).items()
+            if other != arch and other in networks
+        ]
         return FileChange(sum(changes) / (len(changes) + 1), len(changes))
+
+    def _scores_in(self, store: Store, files: bool) -> dict[Arch, float]:
+        """The metric on all validation images, of archs' networks or of files such as may be
+        delivered."""
+        name, every = self.metric.name, len(self.data.validation)
+        if not files:
+            of = recording.score_facts(self.supernet, self.data, every)
+            return {r.arch: r.value for r in store.every(name, of, without=[FILE])}
+        form = self.target.delivered_format
+        of = self.data.part_facts("validation") | {
+            "images": every,
+            "supernet": recording.digest(self.supernet),
+            "format": form.name,
+            "precision": self.target.file_precision(form),
+        }
+        return {r.arch: r.value for r in store.every(name, of)}
+
+    def recall(self, earlier: Store) -> None:
+        """Makes candidates of the archs that calls before this one timed and scored as it would."""
+        scores = self._scores_in(earlier, files=self._quantised)
+        of, without = devices.provenance(self.target), (FILE, BUSY, FEW)
+        times = earlier.every(recording.LATENCY, of, str(self.target), without)
+        self.timed |= {record.arch: record for record in times if record.arch in scores}
+        self.scores |= {arch: scores[arch] for arch in self.timed}
 
     def file(self, arch: Arch) -> Ready:
         """The network of an arch, calibrated, as a file that was checked and may be delivered."""
@@ -324,14 +366,6 @@ def _with(labels: Labels, archs: Sequence[Arch], values: Sequence[float]) -> Lab
     )
 
 
-@dataclass(frozen=True)
-class FittedOn:
-    """How many of a run's records predictors were fitted on: the first of each kind."""
-
-    scores: int
-    latencies: int
-
-
 def gather_evidence(
     run: Run,
     data: Data,
@@ -344,13 +378,13 @@ def gather_evidence(
     seed: int = 0,
     on: str | None = None,
     prior: Prior | None = None,
-    fitted_on: FittedOn | None = None,
+    start: Start | None = None,
 ) -> Evidence:
     """Collects what records are missing, fits the predictors, and says their held-out errors.
 
     Args:
-        fitted_on: the records that predictors are fitted on, where a call that was interrupted is
-            gone on with; all there are, if left out.
+        start: the records to begin with, where a call that was interrupted is gone on with; all
+            there are, if left out.
         on: where the supernet is put, and networks are extracted, calibrated and scored: "cuda" or
             "cpu"; the GPU where there is one, if left out.
         prior: of the score predictor.
@@ -365,8 +399,8 @@ def gather_evidence(
     images = collecting.scored_on(scores, supernet, data, images, metric)
     collecting.collect_scores(supernet, data, score_samples, scores, images, seed, metric)
     score_labels = read_labels(scores, space, metric.name, settings=settings)
-    if fitted_on is not None:
-        score_labels = score_labels.take(np.arange(fitted_on.scores))
+    if start is not None:
+        score_labels = score_labels.take(np.arange(start.scores))
     hint = None if prior is None else prior.predictor
     score_predictor = collecting.fit_scores(score_labels, space, metric, hint, seed)
     if score_predictor.report is not None:
@@ -374,13 +408,15 @@ def gather_evidence(
         _say_error(metric.label, error, score_predictor.report)
     collecting.collect_latencies(family, target, latency_samples, times, seed + 1)
     labels = collecting.latency_labels(family, target, times)
-    if fitted_on is not None:
-        labels = labels.take(np.arange(fitted_on.latencies))
+    if start is not None:
+        labels = labels.take(np.arange(start.latencies))
     latency_predictor = fit_latency(labels, seed=seed)
     if latency_predictor.report is not None:
         error = f"{latency_predictor.report.mape:.1f}%"
         _say_error("latency", error, latency_predictor.report)
-    return Evidence(
+    files = (scores, times, run.folder / MEASURED)
+    earlier = Store(*files, first=None if start is None else start.kept)
+    evidence = Evidence(
         supernet,
         data,
         target,
@@ -390,15 +426,18 @@ def gather_evidence(
         score_labels,
         labels,
         images,
+        start or Start(len(score_labels), len(labels), earlier.counts),
         _told(labels),
         risk,
         folder=run.folder,
         score_file=scores,
         latency_file=times,
-        store=Store(scores, times, run.folder / MEASURED),
+        store=Store(*files),
         prior=prior,
-        resumed=fitted_on is not None,
+        resumed=start is not None,
     )
+    evidence.recall(earlier)
+    return evidence
 
 
 def _say_error(of: str, error: str, report: Report) -> None:

@@ -78,7 +78,7 @@ def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
     """
     found: list[Record] = []  # what was measured last
     tightness = 1.0  # of the limits on what is measured, for search
-    fitting = _delivered_within(evidence, limits)
+    fitting = _known_within(evidence, limits)
     over: set[Arch] = set()  # archs that were within the limits, and not when measured again
     for turn in range(ROUNDS):
         try:
@@ -171,6 +171,7 @@ def _winner(
             why = f"is a file of {ready.exported.bytes:,} bytes"
         say(f"{limits}: {arch} {why}; trying the next best")
         failed.append(now)
+        evidence.timed[arch] = now
         del fitting[arch]
         if arch in evidence.delivered:
             evidence.delivered[arch] = now
@@ -216,15 +217,19 @@ def propose(evidence: Evidence, limits: Limits, seed: int, tightness: float = 1.
     return [candidate.arch for candidate in result.candidates] or [result.arch]
 
 
-def _delivered_within(evidence: Evidence, limits: Limits) -> dict[Arch, Record]:
-    """Archs delivered before that meet the limits, with the latency as it was measured then."""
+def _known_within(evidence: Evidence, limits: Limits) -> dict[Arch, Record]:
+    """Archs delivered before that meet the limits, with the latency as it was measured then; and
+    the best few of those that were candidates before, in this call or an earlier one."""
     counts = counted(evidence.supernet.family, limits)
-    return {
-        arch: record
-        for arch, record in evidence.delivered.items()
-        if limits.met(record)
-        and not any(x.excess(x.value(evidence.supernet.space.encode([arch])))[0] for x in counts)
-    }
+
+    def within(record: Record) -> bool:
+        row = evidence.supernet.space.encode([record.arch])
+        return limits.met(record) and not any(x.excess(x.of(row))[0] for x in counts)
+
+    candidates = [evidence.timed[arch] for arch in evidence.scores if arch in evidence.timed]
+    best = sorted(filter(within, candidates), key=lambda r: -evidence.scores[r.arch])[:CANDIDATES]
+    delivered = filter(within, evidence.delivered.values())
+    return {record.arch: record for record in (*best, *delivered)}
 
 
 def objective(evidence: Evidence) -> Objective:

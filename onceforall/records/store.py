@@ -18,15 +18,21 @@ class Store:
     """The records of a few files, which need not be there yet. What is added is on the disk at
     once."""
 
-    def __init__(self, *paths: Path) -> None:
+    def __init__(self, *paths: Path, first: Sequence[int] | None = None) -> None:
         """
+        Args:
+            first: how many records of each file are taken; None: all.
+
         Raises:
             InputError: a file is damaged; names the line.
         """
         self._records: dict[tuple[Arch, str, str], list[Record]] = {}
-        for path in paths:
-            if path.exists():
-                self._hold(read_jsonl(path))
+        self.counts: list[int] = []  # of the records taken from each file
+        for i, path in enumerate(paths):
+            found = read_jsonl(path) if path.exists() else []
+            found = found if first is None else found[: first[i]]
+            self._hold(found)
+            self.counts.append(len(found))
 
     def find(
         self,
@@ -43,10 +49,22 @@ class Store:
                 return record
         return None
 
-    def every(self, metric: str, of: Mapping[str, Any]) -> list[Record]:
-        """All records of a metric that are of all that `of` names."""
-        parts = [records for (_, name, _), records in self._records.items() if name == metric]
-        return [record for part in parts for record in part if agrees(record, of)]
+    def every(
+        self,
+        metric: str,
+        of: Mapping[str, Any],
+        device: str = "",
+        without: Collection[str] = (),
+    ) -> list[Record]:
+        """All records of a metric that are of all that `of` names, and name nothing of `without`;
+        those of one arch in the order in which they were added."""
+        return [
+            record
+            for (_, *what), records in self._records.items()
+            if what == [metric, device]
+            for record in records
+            if not any(name in record.provenance for name in without) and agrees(record, of)
+        ]
 
     def add(self, path: Path, records: Sequence[Record]) -> None:
         """Appends records to one of the files."""
