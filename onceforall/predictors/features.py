@@ -7,9 +7,9 @@ scale does not depend on which few records there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -183,23 +183,15 @@ def _raw(
     resolution = _sizes(space, sizes, population)
     groups: dict[str, list[Floats]] = {RESOLUTION: [np.log(resolution)]} if space.scaled else {}
     groups |= {kind: [] for kind in KINDS}
-    own = range(1 if space.scaled else 0, len(space.genes))
-    for columns in _siblings(space, own):
-        gene = space.genes[columns[0]]
-        if len(gene.values) == 1 or gene.is_text:
-            continue
+    for kind, numbers in _siblings(space):
         total = np.zeros(len(population))
-        for column in columns:
-            values = np.array(space.genes[column].values, float)
+        for column, values in numbers.items():
             total += active[:, column] * values[population[:, column]]
-        name = gene.kind if gene.kind in KINDS else OTHERS
-        groups.setdefault(name, []).append(np.log(total) if gene.kind in LOGS else total)
-    groups["blocks"] = [
-        ((population[:, column] == choice) & active[:, column]).astype(float)
-        for column in own
-        if len(space.genes[column].values) > 1
-        for choice in range(len(space.genes[column].values))
-    ]
+        name = kind if kind in KINDS else OTHERS
+        groups.setdefault(name, []).append(np.log(total) if kind in LOGS else total)
+    columns, choices = _choices(space)
+    chosen = (population[:, columns] == choices) & active[:, columns]
+    groups["blocks"] = list(chosen.T.astype(float))
     if isinstance(work, Unknown):
         groups["size"] = [np.log(_stand_in(space, population)[1] * resolution**2)]
     else:
@@ -207,19 +199,45 @@ def _raw(
         found = np.log(amounts(sums, population))
         groups["size"] = list(found[:3])
         groups["stage_macs"] = list(found[3:])
-    return {name: np.stack(columns, 1) for name, columns in groups.items() if columns}
+    return {name: np.stack(parts, 1) for name, parts in groups.items() if parts}
 
 
-def _siblings(space: Space, columns: Iterable[int]) -> list[list[int]]:
+def _own(space: Space) -> range:
+    """The columns of all genes but the resolution."""
+    return range(1 if space.scaled else 0, len(space.genes))
+
+
+@lru_cache(maxsize=64)
+def _siblings(space: Space) -> list[tuple[str, dict[int, Floats]]]:
     """Genes that are one feature, the sum over those that are there: of one kind, in places side
-    by side, such as the kernels of a stage's blocks, or all that come and go with a depth."""
+    by side, such as the kernels of a stage's blocks, or all that come and go with a depth. Of those
+    that are numbers and can differ: the kind, and by column the values."""
     found: dict[tuple[str, ...], list[int]] = {}
-    for column in columns:
+    for column in _own(space):
         gene = space.genes[column]
         outer, inside, _ = gene.place.rpartition(".")
         beside = inside or gene.present
         found.setdefault((gene.kind, outer) if beside else (gene.name,), []).append(column)
-    return list(found.values())
+    numbers = []
+    for columns in found.values():
+        first = space.genes[columns[0]]
+        if len(first.values) > 1 and not first.is_text:
+            values = {column: np.array(space.genes[column].values, float) for column in columns}
+            numbers.append((first.kind, values))
+    return numbers
+
+
+@lru_cache(maxsize=64)
+def _choices(space: Space) -> tuple[NDArray[np.intp], Population]:
+    """(indicators,) columns and choices, of all choices of all genes that have several."""
+    several = [
+        (column, choice)
+        for column in _own(space)
+        if len(space.genes[column].values) > 1
+        for choice in range(len(space.genes[column].values))
+    ]
+    pairs = np.array(several, np.intp).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1].astype(GENE)
 
 
 def _sizes(space: Space, sizes: Floats, population: Population) -> Floats:
