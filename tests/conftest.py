@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from digits_runs import trained
+from filelock import FileLock
 from PIL import Image
 
 from onceforall.devices import measuring
@@ -46,6 +48,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(24):
             pixels = rng.integers(0, 256, (84, 92 + i, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of digits, trained for a moment, once for all processes of tests; nothing is recorded
+    of it: tests take copies."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits-run"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "supernet.safetensors").exists():
+            trained(folder)
     return folder
 
 

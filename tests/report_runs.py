@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onceforall import data, families, training
+from onceforall import families
 from onceforall.costs import cost_tables
 from onceforall.devices import Target
 from onceforall.files import write_json
 from onceforall.pipeline import Limits, gather_evidence, open_run, specialize
 from onceforall.pipeline.delivering import reference
 from onceforall.records import Record, write_jsonl
-from onceforall.training import load_settings
 
-CHANGES = [
-    "resolutions=[12, 16]",
-    "phases=[{name: all, steps: 40, lr: 0.1, archs: 3,"
-    " kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}]",
-]
 DEVICE = "onnxruntime-cpu"
 HOSTILE = "</script><img src=x onerror=\"document.title='run'\">"
 
 
-def real_run(folder: Path) -> Path:
-    """Trained, recorded, and two networks delivered: the smallest, and one for 100 ms."""
-    digits = data.load(data.Source("digits"))
-    training.train(folder, load_settings("digits", CHANGES), digits)
+def real_run(trained: Path, folder: Path) -> Path:
+    """A copy of a run, recorded, and two networks delivered: the smallest, and one for 100 ms."""
+    run = open_run(shutil.copytree(trained, folder))
     evidence = gather_evidence(
-        open_run(folder), digits, Target(), score_samples=12, latency_samples=16, images=100
+        run, run.data(), Target(), score_samples=12, latency_samples=16, images=100
     )
     smallest = evidence.supernet.space.smallest()
     reference(evidence, "smallest", smallest, folder / "networks" / "smallest")

@@ -4,6 +4,7 @@ commands say comes next."""
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from digits_runs import CHANGES
 from typer.testing import CliRunner
 
 import onceforall
-from onceforall import training
 from onceforall.cli import app
 from onceforall.costs import cost_table
-from onceforall.data import Source, load
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.families.settings import changed
@@ -26,21 +26,14 @@ from onceforall.predictors import fit_accuracy
 from onceforall.records import read_labels
 from onceforall.search import Limit, search
 from onceforall.supernet import TOP1
-from onceforall.training import load_settings
 
-CHANGES = [
-    "resolutions=[12, 16]",
-    "phases=[{name: all, steps: 30, lr: 0.1, archs: 3,"
-    " kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}]",
-]
 FEW: dict[str, Any] = {"samples": 12, "images": 60}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Trained for a moment, with a network for a budget, and one by its MACs on another device."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    training.train(folder, load_settings("digits", CHANGES), load(Source("digits")))
+    folder = shutil.copytree(digits_run, tmp_path_factory.mktemp("runs") / "run")
     opened = onceforall.open_run(str(folder))
     card = opened.specialize(max_latency="5ms", **FEW)
     assert isinstance(card, onceforall.Card)

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import digits_runs
 import pytest
 from commands import run
-from test_specialize import CHANGES
 from typer.testing import CliRunner
 
-from onceforall import devices, training
+from onceforall import devices
 from onceforall.cli import app
-from onceforall.data import Source, load
 from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.export import Opened
@@ -23,7 +22,6 @@ from onceforall.pipeline import evidence as evidences
 from onceforall.records import Record, Store, read_jsonl
 from onceforall.space import Arch
 from onceforall.supernet import calibrated, score
-from onceforall.training import load_settings
 
 CUT = 150  # validation images, which are not the usual tenth
 
@@ -42,8 +40,7 @@ def quick() -> Iterator[None]:
 def trained(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of digits, and one network that was delivered from it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    settings = load_settings("digits", [*CHANGES, f"data.validation={CUT}"])
-    training.train(folder, settings, load(settings.data))
+    digits_runs.trained(folder, f"data.validation={CUT}", "phases.0.steps=30")
     run("specialize", folder, "--max-macs", "0.9M", "--samples", 10)
     return folder
 
@@ -265,9 +262,7 @@ def test_a_folder_that_cannot_be_written_costs_the_record(fresh: Path) -> None:
 
 def test_a_run_that_was_trained_again_is_another(fresh: Path, trained: Path) -> None:
     """Its supernet has other weights, and a network of the one before is none of its own."""
-    settings = load_settings("digits", [*CHANGES, "seed=1"])
-    other = fresh.parent / "other"
-    training.train(other, settings, load(Source("digits")))
+    other = digits_runs.trained(fresh.parent / "other", "seed=1", "phases.0.steps=1")
     shutil.copy(other / "supernet.safetensors", fresh / "supernet.safetensors")
     onnx = delivered(fresh, "network.onnx")
     assert run("evaluate", onnx, "--data", "digits", "--limit", 40)["kept"] is None

@@ -24,8 +24,8 @@ from onceforall.space import Arch
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return real_run(tmp_path_factory.mktemp("runs") / "run")
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return real_run(digits_run, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture

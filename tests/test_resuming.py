@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onceforall import devices, training
-from onceforall.data import Source, load
+from onceforall import devices
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
 from onceforall.pipeline import Card, Limits, Run, open_run, recording, specialize_all, specializing
@@ -20,13 +18,7 @@ from onceforall.pipeline.journal import NAME
 from onceforall.records import Record, Store, add_all, read_jsonl
 from onceforall.search import Infeasible
 from onceforall.space import Arch
-from onceforall.training import load_settings
 
-CHANGES = [
-    "resolutions=[12, 16]",
-    "phases=[{name: all, steps: 200, lr: 0.2, archs: 3,"
-    " kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}]",
-]
 TARGETS = (Target(), Target(precision="int8"), Target(batch=2))
 
 
@@ -80,18 +72,11 @@ class Machine:
         return found
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    training.train(folder, load_settings("digits", CHANGES), load(Source("digits")))
-    return folder
-
-
-def fresh(trained: Path, to: Path) -> Run:
+def fresh(digits_run: Path, to: Path) -> Run:
     """The same run, of which nothing was measured yet."""
     to.mkdir()
     for name in ("supernet.safetensors", "settings.json", "data.json"):
-        (to / name).write_bytes((trained / name).read_bytes())
+        (to / name).write_bytes((digits_run / name).read_bytes())
     return open_run(to)
 
 
@@ -108,10 +93,10 @@ def plain(cards: list[Card], run: Run) -> list[dict[str, Any]]:
 
 
 def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(monkeypatch)
-    whole = fresh(trained, tmp_path / "whole")
+    whole = fresh(digits_run, tmp_path / "whole")
     wanted = plain(call(whole), whole)
     timed, scored = machine.timed.copy(), machine.scored.copy()
     assert len({row["arch"] for row in wanted}) >= 2
@@ -119,7 +104,7 @@ def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
     for steps in [machine.spent // 3]:
         machine.timed.clear()
         machine.scored.clear()
-        run = fresh(trained, tmp_path / f"every{steps}")
+        run = fresh(digits_run, tmp_path / f"every{steps}")
         interruptions = 0
         while True:
             machine.left = steps
@@ -147,15 +132,16 @@ def test_interrupted_at_any_moment_it_finds_the_same_and_measures_nothing_twice(
 
 
 def test_the_best_that_an_earlier_call_measured_is_chosen(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether search proposes it or not: three archs that no predictor thinks much of, the best
     by what the files say not within the budget, the second not measured in rounds enough."""
     machine = Machine(monkeypatch)
-    run = fresh(trained, tmp_path / "run")
+    run = fresh(digits_run, tmp_path / "run")
     (first,) = specialize_all(run, {TARGETS[0]: [Limits(latency_ms=0.009)]}, samples=12, images=100)
     data, space = run.data(), run.supernet.space
-    archs = [*space.decode(space.sample(np.random.default_rng(9), 2)), space.smallest()]
+    archs = space.decode(space.sample(np.random.default_rng(9), 2))
+    archs.append(Arch.parse("mbv3_mini@12/16:5x2/24:3x2/40:3x2"))
     of = recording.score_facts(run.supernet, data, len(data.validation))
     times = [Latency(ms, ms, ms, 9, noise=0.01) for ms in (0.02, 0.008, 0.0081)]
     records = recording.latency_records(run.supernet.family, TARGETS[0], archs, times)
@@ -174,11 +160,11 @@ def test_the_best_that_an_earlier_call_measured_is_chosen(
 
 
 def test_what_is_not_of_the_call_is_refused_at_once(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(monkeypatch)
     machine.left = 0
-    run = fresh(trained, tmp_path / "run")
+    run = fresh(digits_run, tmp_path / "run")
     with pytest.raises(InputError, match="limit sram_bytes: onnxruntime-cpu does not tell it"):
         specialize_all(run, {TARGETS[0]: [Limits(sram_bytes=1e5)]})
     taken = run.folder / "specialized" / "onnxruntime-cpu" / "0.5ms"
@@ -192,10 +178,10 @@ def test_what_is_not_of_the_call_is_refused_at_once(
 
 
 def test_a_budget_that_one_device_cannot_meet_leaves_the_others_theirs(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Machine(monkeypatch)
-    run = fresh(trained, tmp_path / "run")
+    run = fresh(digits_run, tmp_path / "run")
     never, easy = Limits(latency_ms=1e-6), Limits(latency_ms=0.05)
     with pytest.raises(Infeasible, match="at most 1e-06 ms cannot be met"):
         specialize_all(run, {TARGETS[0]: [never, easy], TARGETS[2]: [easy]}, samples=12, images=100)
@@ -204,10 +190,10 @@ def test_a_budget_that_one_device_cannot_meet_leaves_the_others_theirs(
 
 
 def test_limits_on_files_are_exact(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Machine(monkeypatch)
-    run = fresh(trained, tmp_path / "run")
+    run = fresh(digits_run, tmp_path / "run")
     budgets = [Limits(file_bytes=size) for size in (120_000, 150_000)]
     cards = specialize_all(run, {TARGETS[0]: budgets}, samples=12, images=100)
     for card, limits in zip(cards, budgets, strict=True):
@@ -218,10 +204,10 @@ def test_limits_on_files_are_exact(
 
 
 def test_what_a_device_tells_is_a_limit(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device elsewhere that tells the memory it took."""
-    run = fresh(trained, tmp_path / "run")
+    run = fresh(digits_run, tmp_path / "run")
 
     def measure(target: Target, networks: list, rounds: int = 0, visits: int = 1) -> list[Latency]:
         found = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from onceforall import data, devices, training
+from onceforall import data, devices
 from onceforall.cli import app
 from onceforall.costs import cost_tables
 from onceforall.data import Data, Images, Request, Source, in_order
@@ -51,13 +51,6 @@ from onceforall.supernet import (
     score,
     torch_device,
 )
-from onceforall.training import load_settings
-
-CHANGES = [
-    "resolutions=[12, 16]",
-    "phases=[{name: all, steps: 40, lr: 0.1, archs: 3,"
-    " kernel: 2, depth: 3, expand: 3, rule: sandwich, distil: 1.0}]",
-]
 
 
 def forgetful(evidence: Evidence) -> Evidence:
@@ -73,10 +66,8 @@ def digits() -> Data:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Run:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    training.train(folder, load_settings("digits", CHANGES), digits)
-    return open_run(folder)
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return open_run(shutil.copytree(digits_run, tmp_path_factory.mktemp("runs") / "run"))
 
 
 @pytest.fixture(scope="module")
