@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles a module when it is first imported: most of what libraries bring never is, and
-# compiling all of it took 40% of the time of installing.
+# pip compiles with one core; then all cores do, whatever of it is Python of this version.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 # Tests that load other runtimes have processes of their own: each brings threads of its own, which
 # do not all outlive a fork or another's.
@@ -39,10 +39,12 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
 	$(INSTALL) --editable '.[plot]'
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml
 	$(INSTALL) --editable '.[docs]'
+	$(COMPILE)
 	touch $@
 
 # PyPI's `ofa`, the authors' code, is what our networks and search are compared with; of its own
@@ -50,6 +52,7 @@ $(VENV)/.docs: $(BIN)/python pyproject.toml
 $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(INSTALL) --editable '.[dev]'
 	$(INSTALL) --no-deps ofa tqdm
+	$(COMPILE)
 	touch $@
 
 clean:
