@@ -1,11 +1,14 @@
 """Search against enumeration of small spaces, proofs, and refusals."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from onceforall.errors import InputError
 from onceforall.search import Infeasible, Limit, nondominated, pareto, search
 from onceforall.search.additive import Costs, Regression, best_archs, cells
+from onceforall.search.archive import Archive
 from onceforall.search.guided import changes
 from onceforall.space import Place, Population, Space, Stage, Table
 
@@ -403,3 +406,32 @@ def test_a_gene_of_two_hundred_choices(method):
     assert result.value >= (-168 if method == "exact" else -175) - 1e-9
     assert result.arch.resolution > 128
     assert result.arch.stages[0][0].expand > 128
+
+
+def test_a_limit_that_is_a_function_is_asked_for_each_arch_once() -> None:
+    """Whatever the bounds; beside that only before the search, to find one within them at all, and
+    of what is delivered by itself."""
+    asked: list[Population] = []
+
+    def size(population: Population) -> np.ndarray:
+        asked.append(population.copy())
+        return population.sum(1).astype(float)
+
+    rows = np.unique(LARGE.sample(np.random.default_rng(0), 40), axis=0)
+    archive = Archive(LARGE, size)
+    least, most = Limit("size", size, at_least=2.0), Limit("size", size, at_most=9.0)
+    archive.limited(least, rows[:30])
+    np.testing.assert_array_equal(archive.limited(most, rows), rows.sum(1))
+    assert [len(part) for part in asked] == [30, len(rows) - 30]
+    asked.clear()
+    budget = float(np.floor(np.median(rows.sum(1))))
+    found = search(LARGE, lambda p: -p.sum(1).astype(float), [Limit("size", size, at_least=budget)])
+    assert found.limits["size"] == budget
+    several = Counter(row.tobytes() for part in asked if len(part) > 1 for row in part)
+    assert max(several.values()) <= 2  # before the search, and in it
+
+
+def test_a_quantity_that_is_no_number_is_outside_of_any_bound() -> None:
+    for bounds in ({"at_most": 1.0}, {"at_least": 1.0}, {"at_least": 0.0, "at_most": 2.0}):
+        excess = Limit("size", len, **bounds).excess(np.array([np.nan, 1.0]))
+        assert excess.tolist() == [np.inf, 0.0]
