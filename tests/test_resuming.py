@@ -12,7 +12,16 @@ import pytest
 from onceforall import devices
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
-from onceforall.pipeline import Card, Limits, Run, open_run, recording, specialize_all, specializing
+from onceforall.pipeline import (
+    Card,
+    Limits,
+    Run,
+    gather_evidence,
+    open_run,
+    recording,
+    specialize_all,
+    specializing,
+)
 from onceforall.pipeline import evidence as evidences
 from onceforall.pipeline.journal import NAME
 from onceforall.records import Record, Store, add_all, read_jsonl
@@ -224,7 +233,7 @@ def test_what_a_device_tells_is_a_limit(
     monkeypatch.setattr(devices, "measure_many", measure)
     monkeypatch.setattr(devices, "disturbed", lambda target: False)
     monkeypatch.setattr(type(Target().known), "here", False, raising=False)
-    found = evidences.gather_evidence(
+    found = gather_evidence(
         run, run.data(), Target(), score_samples=12, latency_samples=12, images=100
     )
     from onceforall.pipeline import specialize

@@ -617,7 +617,7 @@ def test_networks_are_scored_where_they_are_asked_for(
         assert next(supernet.parameters()).device == torch.device("cpu")
         raise There
 
-    monkeypatch.setattr("onceforall.pipeline.evidence.torch_device", pick)
+    monkeypatch.setattr("onceforall.pipeline.gathering.torch_device", pick)
     monkeypatch.setattr(collecting, "collect_scores", scored)
     for name in (None, "cuda"):
         with pytest.raises(There):

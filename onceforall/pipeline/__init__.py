@@ -4,9 +4,10 @@ or trained further."""
 from onceforall.pipeline.deliveries import budgets_of, picked, specialize_all, targets_of
 from onceforall.pipeline.delivering import Card
 from onceforall.pipeline.demonstration import demo
-from onceforall.pipeline.evidence import Evidence, gather_evidence
+from onceforall.pipeline.evidence import Evidence
 from onceforall.pipeline.finetuning import Finetuned, finetune, with_epochs
 from onceforall.pipeline.fronts import Front, front_of
+from onceforall.pipeline.gathering import gather_evidence
 from onceforall.pipeline.homes import Home, home_of
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.runs import Run, open_run, run_of

@@ -16,7 +16,7 @@ from typing import TypedDict
 from onceforall.devices import ENERGY, Target, device_named, tells_energy
 from onceforall.errors import InputError, choices, suggestion
 from onceforall.pipeline.delivering import Card, delivered_before
-from onceforall.pipeline.evidence import gather_evidence
+from onceforall.pipeline.gathering import gather_evidence
 from onceforall.pipeline.journal import Journal
 from onceforall.pipeline.limits import Limits, refuse_impossible
 from onceforall.pipeline.priors import read_prior

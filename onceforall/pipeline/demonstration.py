@@ -15,7 +15,8 @@ from onceforall.devices import Target
 from onceforall.errors import InputError
 from onceforall.files import write_json
 from onceforall.pipeline.delivering import Card, deliver, reference
-from onceforall.pipeline.evidence import Evidence, gather_evidence
+from onceforall.pipeline.evidence import Evidence
+from onceforall.pipeline.gathering import gather_evidence
 from onceforall.pipeline.limits import Limits
 from onceforall.pipeline.runs import open_run
 from onceforall.pipeline.specializing import choose, objective, specialize
