@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from onceforall import devices
+from onceforall.data import Images
 from onceforall.devices import Latency, Target
 from onceforall.errors import InputError
+from onceforall.export import Opened
 from onceforall.pipeline import (
     Card,
     Limits,
     Run,
+    collecting,
     gather_evidence,
     open_run,
     recording,
@@ -27,6 +32,7 @@ from onceforall.pipeline.journal import NAME
 from onceforall.records import Record, Store, add_all, read_jsonl
 from onceforall.search import Infeasible
 from onceforall.space import Arch
+from onceforall.supernet.tasks import TOP1, Metric, Score
 
 TARGETS = (Target(), Target(precision="int8"), Target(batch=2))
 
@@ -36,8 +42,8 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Machine:
-    """Times that depend on weights and target alone, so that runs can be compared; stops the call
-    at its n-th measurement."""
+    """Times and scores that depend on weights and target alone, so that runs can be compared and a
+    larger budget has a larger network; stops the call at its n-th measurement."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.left: int | None = None
@@ -47,11 +53,11 @@ class Machine:
         patch.setattr(devices, "measure_many", self.measure)
         patch.setattr(devices, "disturbed", lambda target: False)
         patch.setattr(specializing, "EVALUATIONS", 300)
-        score = evidences.score
+        patch.setattr(collecting, "score", judged)
 
-        def counted(network: Any, *args: Any, **more: Any) -> Any:
+        def counted(*given: Any, **more: Any) -> Score:
             self.spend()
-            found = score(network, *args, **more)
+            found = judged(*given, **more)
             self.scored["scores"] += 1
             return found
 
@@ -70,15 +76,32 @@ class Machine:
         self.spend()
         found = []
         for network, (_, side, _) in networks:
-            if isinstance(network, Path):
-                weights = network.stat().st_size / 4
-                self.timed[f"{target} file"] += 1
-            else:
-                weights = sum(p.numel() for p in network.parameters())
-                self.timed[f"{target}"] += 1
-            ms = 1e-8 * (weights + 20_000) * side * (1 + (target.batch > 1))
+            self.timed[f"{target} file" if isinstance(network, Path) else f"{target}"] += 1
+            ms = 1e-8 * (weights_of(network) + 20_000) * side * (1 + (target.batch > 1))
             found.append(Latency(ms, ms, ms, 9, noise=0.01))
         return found
+
+
+def judged(
+    network: Opened | nn.Module,
+    resolution: int,
+    images: Images,
+    metric: Metric = TOP1,
+    *,
+    start: int = 0,
+    limit: int | None = None,
+) -> Score:
+    """The larger, the better."""
+    n = (len(images) if limit is None else min(start + limit, len(images))) - start
+    size = weights_of(network.path if isinstance(network, Opened) else network)
+    hits = n * size / (size + 20_000)
+    return Score.of(metric, torch.tensor([n, hits, n], dtype=torch.float64), n)
+
+
+def weights_of(network: Path | nn.Module) -> float:
+    if isinstance(network, Path):
+        return network.stat().st_size / 4
+    return sum(p.numel() for p in network.parameters())
 
 
 def fresh(digits_run: Path, to: Path) -> Run:
@@ -221,11 +244,7 @@ def test_what_a_device_tells_is_a_limit(
     def measure(target: Target, networks: list, rounds: int = 0, visits: int = 1) -> list[Latency]:
         found = []
         for network, (_, side, _) in networks:
-            weights = (
-                network.stat().st_size / 4
-                if isinstance(network, Path)
-                else sum(p.numel() for p in network.parameters())
-            )
+            weights = weights_of(network)
             ms = 1e-8 * (weights + 20_000) * side
             found.append(Latency(ms, ms, ms, 1, facts={"sram_bytes": 3 * side**2 + weights / 100}))
         return found
@@ -248,8 +267,6 @@ def test_a_store_finds_what_agrees(tmp_path: Path) -> None:
     run_records = tmp_path / "records.jsonl"
     arch = Arch.parse("mbv3_mini@24/16:3x2/24:3x2/40:3x2")
     store = Store(run_records)
-    from onceforall.records import Record
-
     store.add(
         run_records,
         [

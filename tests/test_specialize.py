@@ -534,16 +534,52 @@ def test_a_winner_that_was_lucky_gives_way_to_the_next(
     assert (found.arch, found.latency_qualified_ms, found.latency_measured_ms) == (second, 0.8, 0.9)
     assert delivered(lab) == {second: 0.9}
     # nobody is left: search is asked again, and who failed gets no third try
-    script = Script([[1.0, 0.8], [1.3], [1.4], [0.5], [0.6]], [[best, second], [best, last]])
+    script = Script([[1.0, 0.8], [1.3], [1.4], [1.15], [1.19]], [[best, second], [best, last]])
     lab = script.into(monkeypatch, evidence, dict(top1))
     found = specialize(lab, Limits(latency_ms=1.2), tmp_path / "b")
-    assert (found.arch, found.latency_measured_ms) == (last, 0.6)
+    assert (found.arch, found.latency_measured_ms) == (last, 1.19)
     script = Script([[1.0], [1.3]], [[best]] * ROUNDS)
     with pytest.raises(InputError, match=r"limits 1.2ms were not met .* take 1.3 ms and more"):
         specialize(
             script.into(monkeypatch, evidence, dict(top1)), Limits(latency_ms=1.2), tmp_path / "c"
         )
     assert not (tmp_path / "c").exists()
+
+
+def test_the_network_of_a_smaller_budget_does_not_end_the_search(
+    evidence: Evidence, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what is left where nothing else is within the budget, and not before."""
+    best, second, last = top1
+    before = Record(last, "latency_ms", 0.5, "ms", str(evidence.target))
+    limits = Limits(latency_ms=1.2)
+    script = Script([[1.3], [1.25], [1.16], [1.18]], [[best], [best], [second]])
+    lab = replace(script.into(monkeypatch, evidence, dict(top1)), delivered={last: before})
+    assert specialize(lab, limits, tmp_path / "a").arch == second
+    # the new one is too slow when measured again
+    script = Script([[1.3], [1.16], [1.25], [1.15], [1.18]], [[best], [second], [best]])
+    lab = replace(script.into(monkeypatch, evidence, dict(top1)), delivered={last: before})
+    assert specialize(lab, limits, tmp_path / "b").arch == best
+    script = Script([[1.3]] * ROUNDS + [[0.6]], [[best]] * ROUNDS)
+    lab = replace(script.into(monkeypatch, evidence, dict(top1)), delivered={last: before})
+    assert specialize(lab, limits, tmp_path / "c").arch == last
+
+
+def test_a_search_that_kept_too_far_from_the_budget_goes_nearer(
+    evidence: Evidence, top1: dict[Arch, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, second, last = top1
+    script = Script([[1.5], [0.6], [1.17], [1.18]], [[best], [last], [second]])
+    asked: list[float] = []
+    lab = script.into(monkeypatch, evidence, dict(top1))
+
+    def propose(evidence: Evidence, limits: Limits, seed: int, tightness: float) -> list[Arch]:
+        asked.append(tightness)
+        return script.turns.pop(0)
+
+    monkeypatch.setattr("onceforall.pipeline.specializing.propose", propose)
+    assert specialize(lab, Limits(latency_ms=1.2), tmp_path / "a").arch == second
+    assert asked == pytest.approx([1.0, 0.8, 1.0])
 
 
 def test_on_a_busy_machine_the_card_says_so(

@@ -5,15 +5,17 @@ within the budget are calibrated and scored on validation images, and the best o
 again: a time that decided that it is the winner is too short by what luck there was in it.
 If it is still within the budget it is evaluated on the test set, exported and checked; else
 the next best is tried. Networks delivered for other budgets take part, so that a larger
-budget never gets a worse network than a smaller one. Where none is within the budget, or
-measured and predicted disagree by more than a predictor's uncertainty explains, the
-predictor is fitted anew with what was measured and search asked again. What was predicted
-and what was measured stand side by side, and is added to the run's records.
+budget never gets a worse network than a smaller one; they are what is left where a few rounds
+find nothing else. Where none of the proposed is within the budget, or measured and predicted
+disagree by more than a predictor's uncertainty explains, the predictor is fitted anew with
+what was measured and search asked again, for less than the budget if need be, and nearer to it
+where that was too little. What was predicted and what was measured stand side by side, and is
+added to the run's records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from onceforall.space import Arch, Population
 CANDIDATES = 4  # archs timed for real, a round
 EVALUATIONS = 5000  # archs that search asks the predictors for
 ROUNDS = 5  # of search and timing, until one is within the budget
+NEAR = 0.95  # of a limit on what is measured: what takes less leaves room for a better network
 
 
 class Unmet(InputError):  # noqa: N818  (as `Infeasible`)
@@ -79,6 +82,7 @@ def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
     found: list[Record] = []  # what was measured last
     tightness = 1.0  # of the limits on what is measured, for search
     fitting = _known_within(evidence, limits)
+    fresh: set[Arch] = set()  # those of them that this call proposed
     over: set[Arch] = set()  # archs that were within the limits, and not when measured again
     for turn in range(ROUNDS):
         try:
@@ -96,13 +100,24 @@ def choose(evidence: Evidence, limits: Limits, *, seed: int = 0) -> Chosen:
             found = evidence.time_archs(proposed)
             within = [record for record in found if limits.met(record)]
             fitting |= {record.arch: record for record in within}
+            fresh |= {record.arch for record in within}
             refitted = _refit(evidence, limits, found, within)
-        if fitting and (turn > 0 or not refitted or not proposed):
+        last = not proposed or turn == ROUNDS - 1
+        enough = bool(fresh) and (turn > 0 or not refitted)
+        if enough and not last and tightness < 1:
+            used = max(_excess(evidence, limits, record) for record in fitting.values())
+            if used < NEAR:  # the predictor was fitted anew, too, with what led to tighter limits
+                say(f"{limits}: {used:.0%} of it used so far; searching again, nearer to it")
+                tightness = min(tightness / used, 1.0)
+                continue
+        if fitting and (enough or last):
             failed: list[Record] = []
-            winner = _winner(evidence, limits, fitting, failed)
+            needed = set(fitting) if last else fresh  # what was known before is not all there is
+            winner = _winner(evidence, limits, fitting, failed, needed)
             if winner is not None:
                 return winner
             over |= {record.arch for record in failed}
+            fresh -= over
             found = failed
             _refit(evidence, limits, failed, [])
         elif within:
@@ -143,15 +158,19 @@ def _excess(evidence: Evidence, limits: Limits, record: Record) -> float:
 
 
 def _winner(
-    evidence: Evidence, limits: Limits, fitting: dict[Arch, Record], failed: list[Record]
+    evidence: Evidence,
+    limits: Limits,
+    fitting: dict[Arch, Record],
+    failed: list[Record],
+    needed: Set[Arch],
 ) -> Chosen | None:
     """The best of the archs within the limits that is so still when it is timed once
-    more, as it will be delivered, and what it was before; None: none is. Those that are not go
-    from `fitting` to `failed`.
+    more, as it will be delivered, and what it was before; None: none is, or none of `needed` is
+    left. Those that are not go from `fitting` to `failed`.
 
     Times of a machine that is busy otherwise speak against nobody: the network is the winner then,
     and its card says so."""
-    while fitting:
+    while needed & fitting.keys():
         arch = max(fitting, key=evidence.scores.__getitem__)
         qualified, ready = fitting[arch], evidence.file(arch)
         now = evidence.time_file(ready)
