@@ -64,9 +64,20 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bo
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # some writers make files for their owner alone
         temporary.replace(path)
+        _keep_names(path.parent)
     finally:
         os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """The names in a folder outlast a power cut from now on, where the platform knows how to."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def remove_leftovers(folder: Path, name: str | None = None, *, alone: bool = False) -> None:

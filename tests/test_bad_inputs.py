@@ -512,6 +512,8 @@ train G/tiny.yaml phases.0.part=tail                | part: 'tail'; there are al
 train G/tiny.yaml phases.0.lr_last=2                | lr_last: 2
 train finetune data.name=digits                     | is for `onceforall finetune NET`
 train G/tiny.yaml --estimate --per-device 1         | --per-device
+train G/tiny.yaml --estimate --per-device 5000      | --per-device: 5000 is more than the
+train G/tiny.yaml --estimate --per-device 2 accumulate=4 | --per-device: 2 cannot be divided
 train G/tiny.yaml --estimate --images 0             | --images
 train G/tiny.yaml --estimate --bandwidth 0          | --bandwidth: 0 is not above 0
 train G/tiny.yaml --estimate --bandwidth -1         | --bandwidth

@@ -16,6 +16,7 @@ from interrupting import ctrl_c_at
 from PIL import Image
 
 from onceforall import cli, data, families
+from onceforall.cli import app
 from onceforall.data import Data, Source
 from onceforall.errors import InputError, Stopped
 from onceforall.families.fixed import fixed
@@ -24,6 +25,7 @@ from onceforall.supernet import checkpoint, load_network, save_network, score
 from onceforall.training import Settings, Static, load_settings
 
 HEAD = "classifier.weight", "classifier.bias"
+HEAD_EPOCHS = load_settings("finetune").phases[0].epochs
 SHORT = ["batch_size=32", "phases.0.epochs=1", "phases.1.epochs=2", "log_steps=4"]
 
 
@@ -293,6 +295,36 @@ def test_under_torchrun(tmp_path: Path, photos: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["path"] == str(tmp_path / "run" / "network.safetensors")
     assert load_network(tmp_path / "run" / "network.safetensors")[1] == arch
+
+
+@pytest.mark.parametrize(
+    ("change", "epochs"),
+    [
+        ("phases.1.lr=0.3", (HEAD_EPOCHS, 75)),
+        ("phases.0.epochs=3", (3, 75)),
+        ("phases.1.epochs=3", (HEAD_EPOCHS, 3)),
+        ("seed=1", (HEAD_EPOCHS, 75)),
+    ],
+)
+def test_another_learning_rate_leaves_the_epochs(
+    change: str, epochs: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a small set of images, as the recipe follows their number."""
+    given = small()
+    save_network(path := tmp_path / "n.safetensors", given.network, given.family, given.arch, {})
+    asked: list[float | None] = []
+
+    class Asked(Exception):  # noqa: N818
+        pass
+
+    def noted(out: Path, given: Static, found: object, settings: Settings, **more: object) -> None:
+        asked.extend(phase.epochs for phase in settings.phases)
+        raise Asked
+
+    monkeypatch.setattr("onceforall.pipeline.finetune", noted)
+    with pytest.raises(Asked):
+        app(["finetune", str(path), "--data", "digits", change], standalone_mode=False)
+    assert tuple(asked) == epochs
 
 
 def test_the_recipe_is_not_for_supernets(

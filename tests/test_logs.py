@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from onceforall import data, progress, training
 from onceforall.data import Source
@@ -16,7 +17,7 @@ from onceforall.errors import InputError
 from onceforall.supernet import TOP1
 from onceforall.training import Group, load_settings
 from onceforall.training.job import Job
-from onceforall.training.logs import Log, Reading
+from onceforall.training.logs import Log, Meter, Reading
 from onceforall.training.loop import note
 
 RECIPE = """
@@ -33,6 +34,17 @@ def settings(tmp_path: Path, *changes: str) -> training.Settings:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     return load_settings(str(path), changes)
+
+
+def test_what_is_not_training_counts_for_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 40.0, 50.0])  # made, paused, on again, read
+    monkeypatch.setattr("onceforall.training.logs.time.monotonic", lambda: next(clock))
+    meter = Meter(TOP1)
+    sums = torch.tensor([8.0, 4.0, 8.0])
+    meter.add(torch.tensor(1.0), sums, torch.tensor(False), 100)
+    with meter.paused():
+        pass
+    assert meter.read().speed == pytest.approx(100 / 20)
 
 
 class Terminal(io.StringIO):

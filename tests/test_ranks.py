@@ -354,6 +354,33 @@ def test_what_one_process_knows_it_says_and_the_others_end(
     assert newest[1].facts["step"] == 2
 
 
+def test_with_norms_of_all_processes_one_that_is_killed_is_missed_quietly(
+    config: Path, digits: Data
+) -> None:
+    killed = at_step(2, 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    (status, said), _ = commanded(config, digits, "sync_batch_norm=true", each=killed)
+    assert (status, lines(said)) == (1, [])
+
+
+def test_a_checkpoint_that_one_cannot_read_is_said_where_others_would_go_on(
+    config: Path, digits: Data
+) -> None:
+    """The processes choose the precision together right after that."""
+
+    def each(rank: int) -> None:
+        if rank == 1:
+            checkpoints.newest = _damaged
+
+    found = commanded(config, digits, "precision=auto", each=each)
+    assert [status for status, _ in found] == [2, 2]
+    (line,) = [line for _, said in found for line in lines(said)]
+    assert "step-3.safetensors: is damaged (in process 1)" in line
+
+
+def _damaged(*_: Any) -> None:
+    raise InputError("step-3.safetensors: is damaged")
+
+
 @pytest.mark.slow
 def test_processes_killed_at_random_end_as_if_they_had_not_been(
     config: Path, digits: Data, whole: Path

@@ -299,18 +299,21 @@ def test_what_may_change_when_a_run_is_resumed(tmp_path: Path, digits: Data) -> 
         ("data.augmentation=none", "data.augmentation was None, now 'none'"),
         ("phases.0.lr=0.2", "phases.0.lr was 0.1, now 0.2"),
         ("resolutions=[12]", r"resolutions was \[8, 12\], now \[12\]"),
+        ("validate_steps=5 keep=best", "keep was 'last', now 'best'"),
     ):
         with pytest.raises(InputError, match=f"settings.json: {message}"):
-            training.train(run, recipe(tmp_path, change), digits, resume=True)
-    moved = recipe(tmp_path, "data.root=/elsewhere", "data.workers=0", "threads=1", "log_steps=1")
+            training.train(run, recipe(tmp_path, *change.split()), digits, resume=True)
+    free = ["data.root=/elsewhere", "data.workers=0", "threads=1", "log_steps=1"]
+    moved = recipe(tmp_path, *free, "validate_steps=5", "validate_archs=0")
     assert training.train(run, moved, digits, resume=True).steps == 18
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, digits: Data) -> None:
     run = stopped(tmp_path, digits)
     group = training.Group(rank=0, size=2)
+    job = Job(run, recipe(tmp_path), digits, group)
     with pytest.raises(InputError, match=r"processes was 1, now 2: .* as many as before"):
-        Job(run, recipe(tmp_path), digits, group).load()
+        job.keeper.newest(job.curriculum.steps)
     for batch, message in ((3, "3 cannot be divided among 2 processes"), (2, "2 is not enough")):
         with pytest.raises(InputError, match=f"batch_size: {message}"):
             Job(run, recipe(tmp_path, f"batch_size={batch}"), digits, group)

@@ -11,11 +11,14 @@ from torch import nn
 from onceforall import data, families, training
 from onceforall.data import Source
 from onceforall.errors import InputError
+from onceforall.space import Arch
 from onceforall.supernet import SuperNet, load_supernet
 from onceforall.training import fitting, load_settings
 from onceforall.training.fitting import parts_that_fit, seconds_of
 from onceforall.training.job import Job
+from onceforall.training.modes import Modes
 from onceforall.training.synchronised import Synchronised
+from onceforall.training.teacher import Teacher
 
 RECIPE = """
 family: mbv3_mini
@@ -28,6 +31,7 @@ phases:
   - {name: all, steps: 12, lr: 0.001, archs: 3, kernel: 2, depth: 3, rule: sandwich, distil: 1.0}
 """
 
+LESS = Arch.parse("mbv3_mini@16/16:3x2/24:3x2/40:3x2")
 SMALL_STEPS = ("phases.0.lr=0.0003", "phases.1.lr=0.0003")
 
 
@@ -43,9 +47,10 @@ def trained(
     return load_supernet(run / "supernet.safetensors")[0].state_dict()
 
 
-def test_recomputing_changes_no_bit(tmp_path: Path) -> None:
-    plain = trained(tmp_path, "dropout=0.2")
-    again = trained(tmp_path, "dropout=0.2", "recompute=true")
+@pytest.mark.parametrize("change", ["dropout=0.2", "stochastic_depth=0.5"])
+def test_recomputing_changes_no_bit(change: str, tmp_path: Path) -> None:
+    plain = trained(tmp_path, change)
+    again = trained(tmp_path, change, "recompute=true")
     assert all(torch.equal(tensor, again[name]) for name, tensor in plain.items())
 
 
@@ -97,6 +102,10 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
         _norm(group.rank)
         found = trained(tmp_path, *SMALL_STEPS, "sync_batch_norm=true", group=group)
         torch.save(found, tmp_path / f"{group.rank}.pt")
+        again = trained(
+            tmp_path, *SMALL_STEPS, "sync_batch_norm=true", "recompute=true", group=group
+        )
+        assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
         fitting.PROBE_SECONDS = 0.02 + group.rank  # so that one tries more often than the other
         trained(tmp_path, "precision=auto", "sync_batch_norm=true", group=group)
 
@@ -114,6 +123,47 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
         moved = max(moved, float((tensor - fresh[name]).abs().max()))
         assert torch.equal(first[name], second[name]), name
     assert moved > 1.5e-3  # a hundred times as far as they may differ
+
+
+def test_blocks_of_the_largest_network_are_left_out_at_any_resolution(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    changes = ["threads=1", "resolutions=[12, 16]", "stochastic_depth=0.5"]
+    settings = load_settings(str(tmp_path / "recipe.yaml"), changes)
+    images = data.load(Source("digits", augmentation="none"))
+    job = Job(tmp_path / "run", settings, images, training.Group())
+    job.student.train()
+    space = job.student.space
+    for arch, drops in ((space.largest(), True), (space.largest().at(12), True), (LESS, False)):
+        x = torch.randn(4, 1, arch.resolution, arch.resolution)
+        assert torch.equal(job.forward(x, arch), job.forward(x, arch)) is not drops
+    with torch.no_grad():
+        assert torch.equal(job.forward(x, space.largest()), job.forward(x, space.largest()))
+
+
+def test_stochastic_depth_is_for_blocks_with_a_shortcut(tmp_path: Path) -> None:
+    """Said before the first step, whatever network that draws."""
+    changes = ["family=vit_mini", "resolutions=null", "phases.0.open={all: 9}"]
+    changes += ["phases.1.open={all: 9}", "phases.1.kernel=1", "phases.1.depth=1"]
+    with pytest.raises(InputError, match="stochastic_depth: this family's networks have no resid"):
+        trained(tmp_path, *changes, "stochastic_depth=0.2")
+
+
+def test_a_teacher_leaves_nothing_out(tmp_path: Path) -> None:
+    """Whatever drops in it; it still normalises by the batch."""
+    from torchvision.models import mobilenet_v3_small
+    from torchvision.ops import StochasticDepth
+
+    network = mobilenet_v3_small(num_classes=3, dropout=0.9)
+    network.features.append(StochasticDepth(0.5, "row"))
+    network.features.append(nn.Dropout2d(0.5))
+    settings = load_settings("digits")
+    family, group = families.get("mbv3_mini"), training.Group()
+    arch = family.space.largest()
+    teacher = Teacher(network, family, arch, Modes(settings, group))
+    x = torch.randn(4, 3, 32, 32)
+    first = teacher(x)
+    assert torch.equal(first, teacher(x))
+    assert not torch.allclose(first[:2], teacher(x[:2]), atol=1e-4)  # another batch
 
 
 def test_without_processes_a_norm_in_evaluation_is_left_alone() -> None:

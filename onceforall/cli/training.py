@@ -22,7 +22,8 @@ Config = Annotated[
     str,
     typer.Argument(
         metavar="[CONFIG]",
-        help="A YAML file, or the name of a recipe: small, digits, photos, paper; sandwich, bignas,"
+        help="A YAML file, or the name of a recipe: small, digits, photos, photos-from, paper;"
+        " sandwich, bignas,"
         " attentive, alphanet, compofa, delayed; any, for families of your own. auto chooses small"
         " or photos by the size of the images. docs/training.md says what each is.",
         autocompletion=completing.recipes,
@@ -217,7 +218,9 @@ def finetune(
         network = resolved(net, resolution, weights)
         settings = _settings(network, data, given)
         found = images.load(settings.data)
-        if epochs is not None or not any(c.startswith("phases") for c in given):
+        last = f"phases.{len(settings.phases) - 1}"
+        lengths = {"phases", last, f"{last}.epochs", f"{last}.steps"}
+        if epochs is not None or not lengths & {c.partition("=")[0] for c in given}:
             settings = pipeline.with_epochs(settings, len(found.train), epochs)
         taught = None if teacher is None else _static(resolved(str(teacher), None))
         return network, _static(network), settings, found, taught

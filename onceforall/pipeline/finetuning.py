@@ -21,7 +21,7 @@ from onceforall.families import Family
 from onceforall.families.fixed import Fixed
 from onceforall.files import read_json, write_json
 from onceforall.supernet import load_network, score, start, tasks
-from onceforall.training import Alone, Group, Settings, Static, folder
+from onceforall.training import Alone, Group, Settings, Static, folder, guards
 from onceforall.training.loop import Outcome
 
 CARD = "card.json"  # in the run's folder: what the network is, and its scores
@@ -171,5 +171,6 @@ def _card(out: Path, settings: Settings, data: Data, device: torch.device) -> di
         "weights": settings.weights,
         "data": facts["data"],
     }
-    write_json(path, card)
+    with guards.written(path):
+        write_json(path, card)
     return card

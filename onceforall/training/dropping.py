@@ -1,6 +1,6 @@
 """Stochastic depth (Huang et al., 2016): residual branches that are left out for an image.
 
-Works on any network: of ours, blocks that say they have a `shortcut`; of timm's, its `DropPath`.
+Works on blocks that say they have a `shortcut`, an attribute of the module.
 """
 
 from __future__ import annotations
@@ -22,14 +22,9 @@ def dropping(network: nn.Module, share: float) -> Iterator[None]:
     which has it whole.
 
     Raises:
-        InputError: the network has no such branch that is known.
+        InputError: as `branches`.
     """
-    blocks = [m for m in network.modules() if getattr(m, "shortcut", False) is True]
-    if not blocks:
-        raise InputError(
-            "stochastic_depth: this family's networks have no residual blocks that say so"
-            " (a module's attribute `shortcut`); 0 is right for them"
-        )
+    blocks = branches(network)
     hooks = []
     for i, block in enumerate(blocks):
         hooks.append(block.register_forward_hook(_Dropped(share * (i + 1) / len(blocks))))
@@ -38,6 +33,21 @@ def dropping(network: nn.Module, share: float) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def branches(network: nn.Module) -> list[nn.Module]:
+    """Blocks with a residual branch.
+
+    Raises:
+        InputError: there is none that is known.
+    """
+    blocks = [m for m in network.modules() if getattr(m, "shortcut", False) is True]
+    if not blocks:
+        raise InputError(
+            "stochastic_depth: this family's networks have no residual blocks that say so"
+            " (a module's attribute `shortcut`); 0 is right for them"
+        )
+    return blocks
 
 
 class _Dropped:

@@ -48,6 +48,7 @@ FREE = (
     "data.workers",
     "data.unreadable",
 )
+LOOKS = ("validate_steps", "validate_archs")  # likewise, where the last weights are the result
 
 
 @contextmanager
@@ -89,7 +90,9 @@ def check(run: Path, settings: Settings, data: Data, resume: bool) -> None:
         changes = changes_since(run / CONTENTS, data, ("train",))
         moved = (run / CONTENTS).exists() and not changes  # the same images under another name
         before = settings_from_dict(read_json(path), str(path))
-        _refuse_changes(before, settings, path, (*FREE, "data.name") if moved else FREE)
+        free = [*FREE, *(["data.name"] if moved else [])]
+        free += LOOKS if before.keep == settings.keep == "last" else ()
+        _refuse_changes(before, settings, path, free)
         if changes:
             raise InputError(
                 f"{run}: its training images have changed ({changes}); put them back as they were,"

@@ -75,17 +75,19 @@ def written(path: Path, kept: str = "") -> Iterator[None]:
         ) from None
 
 
-def refuse_batch(batch: int, parts: int, processes: int, data: Data) -> None:
+def refuse_batch(
+    batch: int, parts: int, processes: int, data: Data, name: str = "batch_size"
+) -> None:
     """Raises InputError where a batch cannot be divided among processes that run their share in so
-    many parts each."""
+    many parts each; `name` is what it was given by."""
     if batch > len(data.train):
-        raise InputError(f"batch_size: {batch} is more than the {len(data.train)} images")
+        raise InputError(f"{name}: {batch} is more than the {len(data.train)} images")
     if batch % (processes * parts):
         by = f"{processes} processes" + (f" of {parts} parts each" if parts > 1 else "")
-        raise InputError(f"batch_size: {batch} cannot be divided among {by}")
+        raise InputError(f"{name}: {batch} cannot be divided among {by}")
     if batch < 2 * processes * parts:
         raise InputError(
-            f"batch_size: {batch} is not enough for {processes * parts} parts:"
+            f"{name}: {batch} is not enough for {processes * parts} parts:"
             " batch norm needs 2 images or more in each"
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from onceforall.interop import starting_weights
 from onceforall.progress import say
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet, load_network, start, tasks
+from onceforall.supernet.checkpoint import Checkpoint
 from onceforall.training import checkpoints, folder, guards, validation
 from onceforall.training.alone import Alone
 from onceforall.training.curricula import Curriculum, Phase, curriculum
-from onceforall.training.dropping import dropping
+from onceforall.training.dropping import branches, dropping
 from onceforall.training.feed import Feed, mixed
 from onceforall.training.fitting import LEAST, parts_that_fit, seconds_of
 from onceforall.training.keeper import Keeper
@@ -75,6 +77,8 @@ class Job:
         if settings.mixup or settings.cutmix:
             mix = partial(mixed, len(data.classes), settings.mixup, settings.cutmix)
         self.mix = mix
+        if settings.stochastic_depth:
+            branches(self.student.skeleton(self.student.space.largest()))
         self.objective = Objective(
             self.task, settings.label_smoothing, self.modes.autocast, group.mean
         )
@@ -200,17 +204,31 @@ class Job:
             torch.cuda.manual_seed(seed)
 
     def forward(self, images: Tensor, arch: Arch) -> Tensor:
-        """The student's outputs; where the largest network learns, some of its blocks left out."""
-        with ExitStack() as stack:
-            share = self.settings.stochastic_depth
-            if share and torch.is_grad_enabled() and arch == self.student.space.largest():
-                stack.enter_context(dropping(self.student.skeleton(arch), share))
-            stack.enter_context(self.modes.norms())
-            return self._run(images, arch)
+        """The student's outputs; where the largest network learns, at any resolution, some of its
+        blocks left out."""
+        largest = self.student.space.largest().at(arch.resolution)
+        drops = torch.is_grad_enabled() and arch == largest
+        around = partial(self._around, arch, self.settings.stochastic_depth if drops else 0.0)
+        with around():
+            return self._run(images, arch, around)
 
-    def _run(self, images: Tensor, arch: Arch) -> Tensor:
+    @contextmanager
+    def _around(self, arch: Arch, dropped: float) -> Iterator[None]:
+        """What a network of a step is called in."""
+        with ExitStack() as stack:
+            if dropped:
+                stack.enter_context(dropping(self.student.skeleton(arch), dropped))
+            stack.enter_context(self.modes.norms())
+            yield
+
+    def _run(
+        self,
+        images: Tensor,
+        arch: Arch,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Tensor:
         if self.settings.recompute and torch.is_grad_enabled():
-            return recomputed(self.student, images, arch)
+            return recomputed(self.student, images, arch, around)
         return self.student(images, arch)
 
     # --- phases
@@ -298,8 +316,18 @@ class Job:
         Raises:
             InputError: it is of another family or another number of processes, or none is whole.
         """
-        found = self.keeper.newest(self.curriculum.steps)
+        found = self.group.together(lambda: self.keeper.newest(self.curriculum.steps))
         self.settle(None if found is None else found[1].facts.get("precision"))
+        self.group.together(lambda: self._restore(found))
+        self._fit()
+        self.feed = self.group.together(self._feed)
+        self.log = Log(self.folder)
+        if self.group.first:
+            self.log.cut(self.state.step)
+            if self.settings.tensorboard:
+                self.log.show_on_board(self.state.step)
+
+    def _restore(self, found: tuple[Path, Checkpoint] | None) -> None:
         if found is not None:
             step = found[1].facts["step"]
             if step < self.curriculum.steps:
@@ -307,13 +335,6 @@ class Job:
             self.keeper.restore(*found)
         self._load_teacher()
         self.keeper.check_best()
-        self._fit()
-        self.feed = self._feed()
-        self.log = Log(self.folder)
-        if self.group.first:
-            self.log.cut(self.state.step)
-            if self.settings.tensorboard:
-                self.log.show_on_board(self.state.step)
 
     def _load_teacher(self) -> None:
         path = self.folder / folder.TEACHER

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,13 @@ class Meter:
         self.in_a_row = (self.in_a_row + 1) * bad
         self.skipped = self.skipped + bad
         self.images += images
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While the block does something else than to train."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
 
     def read(self) -> Reading:
         """Waits for the device."""

@@ -82,7 +82,7 @@ def train(
             group.together(lambda: folder.prepare(run, settings, data, group))
             if about and group.first:
                 say(about)
-            group.together(job.load)
+            job.load()
             group.agree({"the step to go on from": job.state.step})
             return steps(job)
 
@@ -117,17 +117,19 @@ def steps(job: Job) -> Outcome:
                 job.report(phase, reading)
                 shown.note(note(job, phase, reading))
             shown.advance()
-            if ended:
-                job.end(phase)
-            elif settings.validate_steps and state.step % settings.validate_steps == 0:
-                job.look(phase)
+            with meter.paused():
+                if ended:
+                    job.end(phase)
+                elif settings.validate_steps and state.step % settings.validate_steps == 0:
+                    job.look(phase)
             stop = group.any(bool(interrupted))
             now = time.monotonic()
             if stop or ended or now - saved > settings.checkpoint_seconds:
                 state.seconds, since = state.seconds + now - since, now
                 if ended or not meter.in_a_row:  # else the weights may be past help
                     state.skipped += meter.skips()
-                    job.keeper.save()
+                    with meter.paused():
+                        job.keeper.save()
                 saved = time.monotonic()
             if stop:
                 group.wait()  # until the first has written it: one that ends may end the others

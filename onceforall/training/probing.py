@@ -21,7 +21,7 @@ from onceforall import families
 from onceforall.data import Data, Images, Request, default_normalisation
 from onceforall.progress import bar
 from onceforall.space import Arch
-from onceforall.training import estimate
+from onceforall.training import estimate, guards
 from onceforall.training.curricula import Phase
 from onceforall.training.estimate import Point, Stretch
 from onceforall.training.feed import Feed
@@ -81,6 +81,8 @@ def measure(settings: Settings, data: Data, group: Group, each: int | None) -> l
     ):
         job = Job(Path(nothing), settings, data, group)
         job.settle()
+        if each is not None:
+            guards.refuse_batch(each, job.accumulate, 1, data, "--per-device")
         phases = job.curriculum.phases
         with bar("measuring", len(phases)) as shown:
             found = []

@@ -3,7 +3,9 @@ the backward pass. Less memory, a third more time, the same numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -15,8 +17,16 @@ from onceforall.supernet import SuperNet
 from onceforall.training.alone import Alone
 
 
-def recomputed(student: SuperNet | Alone, images: Tensor, arch: Arch) -> Tensor:
+def recomputed(
+    student: SuperNet | Alone,
+    images: Tensor,
+    arch: Arch,
+    around: Callable[[], AbstractContextManager[Any]],
+) -> Tensor:
     """What the student computes.
+
+    Args:
+        around: what the call stands in, for when blocks are run again.
 
     Raises:
         InputError: its networks are not layers in a row.
@@ -31,5 +41,12 @@ def recomputed(student: SuperNet | Alone, images: Tensor, arch: Arch) -> Tensor:
     x = images
     for place, layer in network.named_children():
         own = {n[len(place) + 1 :]: t for n, t in lent.items() if n.startswith(f"{place}.")}
-        x = checkpoint(functional_call, layer, own, (x,), use_reentrant=False)
+        x = checkpoint(
+            functional_call,
+            layer,
+            own,
+            (x,),
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), around()),
+        )
     return x

@@ -201,6 +201,8 @@ class Settings:
     def __post_init__(self) -> None:
         if plugins.is_file(self.task):  # found again from any folder
             object.__setattr__(self, "task", str(Path(self.task).absolute()))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
         if not self.phases:
             raise InputError("phases: none given")
         _check("batch_size", self.batch_size, least=2, most=LARGEST)  # batch norm needs 2

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from onceforall.training.ranks import reaching
+
 
 class Synchronised(TorchFunctionMode):
     """While it lasts, batch norms in training share their statistics with all processes, which must
@@ -71,7 +73,8 @@ class _Sum(torch.autograd.Function):
         import torch.distributed as dist
 
         total = tensor.clone()
-        dist.all_reduce(total)
+        with reaching():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
@@ -79,5 +82,6 @@ class _Sum(torch.autograd.Function):
         import torch.distributed as dist
 
         total = gradient.clone()
-        dist.all_reduce(total)
+        with reaching():
+            dist.all_reduce(total)
         return total

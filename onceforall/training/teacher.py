@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from onceforall.families import Family, Planned
 from onceforall.space import Arch
@@ -26,8 +27,8 @@ class Teacher:
         for module in network.modules():
             if isinstance(module, _BatchNorm):
                 module.track_running_stats = False
-            elif isinstance(module, nn.Dropout):
-                module.eval()
+            elif _may_drop(module):
+                module.training = False  # what is in it decides for itself
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, C, R, R) -> outputs."""
@@ -46,3 +47,10 @@ class Teacher:
         path = run / folder.TEACHER
         with guards.written(path, checkpoints.kept(run)):
             save_network(path, self.network, self.family, self.arch, {}, overwrite=True)
+
+
+def _may_drop(module: nn.Module) -> bool:
+    """Whether it may leave out something at random in training: any layer of other code may, such
+    as timm's `DropPath`. Of PyTorch's few do, and ours leave it to them."""
+    ours = type(module).__module__.startswith(("torch.nn.modules.", "onceforall.families."))
+    return not ours or isinstance(module, _DropoutNd | nn.MultiheadAttention)
