@@ -8,13 +8,15 @@ One step is that of the paper's progressive shrinking: the logits of a teacher (
 network, in training mode), four random sub-networks of `ofa_mbv3_w1.0`, each with cross entropy
 (label smoothing 0.1) and cross entropy to the teacher's soft labels, and one update by SGD
 (Nesterov momentum 0.9, weight decay 3e-5 on weights). `ofa` takes it as its own script
-`progressive_shrinking.py` does, without its printing.
+`progressive_shrinking.py` does, without its printing. Our side is the step that training takes
+(`loop.train_step`), with the norm of gradients, the seeds and the counts that keep a run safe.
 
 Both take every step in turn, in one process, first one and then the other, on the same batch and
 archs; medians and quartiles of seconds a step and of the ratio within each pair. Before, the losses
-of two steps are compared, so that both compute (and update by) the same. On the CPU our side is
-timed with its compiled kernels and with PyTorch's operations (`ONCEFORALL_KERNELS=0`). `--grid`
-does so for each precision and memory layout of our side.
+of the last network of two steps are compared, so that both compute (and update by) the same. On the
+CPU our side is timed with its compiled kernels and with PyTorch's operations
+(`ONCEFORALL_KERNELS=0`). `--grid` does so for each precision and memory layout of our side,
+`--ofa-precision bf16` with `ofa` under autocast.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import figures
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from onceforall import interop
@@ -44,6 +46,12 @@ from onceforall.families.kernels import SWITCH
 from onceforall.interop.arch_dict import from_arch_dict
 from onceforall.space import Arch
 from onceforall.supernet import SuperNet
+from onceforall.training import Group, settings_from_dict
+from onceforall.training.curricula import RULES
+from onceforall.training.feed import Batch
+from onceforall.training.job import Job
+from onceforall.training.loop import train_step
+from onceforall.training.probing import imagined
 
 FAMILY = "ofa_mbv3_w1.0"
 ARCHS, CLASSES = 4, 1000
@@ -63,6 +71,7 @@ COLUMNS = {
     "our side": "{setting}",
     "kernels": "{kernels}",
     "steps": "{steps}",
+    "`ofa` in": "{theirs}",
     "`ofa`, s a step": "{ofa:.2f} ({ofa_low:.2f} to {ofa_high:.2f})",
     "ours": "{onceforall:.2f} ({onceforall_low:.2f} to {onceforall_high:.2f})",
     "ratio": "{ratio:.2f} ({ratio_low:.2f} to {ratio_high:.2f})",
@@ -85,14 +94,16 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """How our side runs; `ofa` always runs in float32 and as it is."""
+    """How our side runs, and in which precision `ofa` does; its layout is as it is."""
 
     device: torch.device
     precision: str = "fp32"
     channels_last: bool = True
+    theirs: str = "fp32"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.precision]
+        """What a forward pass of `ofa` is called in."""
+        dtype = PRECISIONS[self.theirs]
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 
@@ -142,13 +153,14 @@ def their_step(theirs: Any, setting: Setting) -> Step:
     def step(work: Work) -> list[float]:
         theirs.train()
         teacher.train()
-        with torch.no_grad():
-            soft = F.softmax(teacher(work.images).detach(), dim=1)
+        with torch.no_grad(), setting.autocast():
+            soft = F.softmax(teacher(work.images).detach().float(), dim=1)
         theirs.zero_grad()
         losses = []
         for arch in work.archs:
             theirs.set_active_subnet(**arch)
-            logits = theirs(work.images)
+            with setting.autocast():
+                logits = theirs(work.images).float()
             loss = cross_entropy_loss_with_soft_target(logits, soft)
             loss = loss + cross_entropy_with_label_smoothing(logits, work.labels, SMOOTHING)
             losses.append(loss.detach())
@@ -159,39 +171,34 @@ def their_step(theirs: Any, setting: Setting) -> Step:
     return step
 
 
-def our_step(ours: SuperNet, setting: Setting) -> Step:
-    """What `onceforall.training` does in a step of progressive shrinking."""
+def our_step(ours: SuperNet, setting: Setting, batch: int, resolution: int) -> Step:
+    """The step that training itself takes (`loop.train_step`), all that keeps a run safe included,
+    of the networks that it is given."""
+    phase: dict[str, Any] = {"name": "all", "steps": 10**6, "lr": RATE, "archs": ARCHS}
+    phase |= dict.fromkeys(("kernel", "depth", "expand"), 3)
+    given: dict[str, Any] = {"family": FAMILY, "resolutions": [resolution], "phases": [phase]}
+    given |= {"data": {"name": "noise"}, "batch_size": batch, "label_smoothing": SMOOTHING}
+    given |= {"momentum": MOMENTUM, "weight_decay": DECAY, "dropout": 0.0}
+    settings = settings_from_dict(given | {"precision": setting.precision}, "benchmark")
+    images, group = imagined(settings, 10 * batch), Group(device=setting.device)
+    job = Job(Path(tempfile.gettempdir()) / "nothing", settings, images, group)
+    job.student.load_state_dict(ours.state_dict())
+    job.make_teacher()
+    assert job.teacher is not None
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-    ours.to(setting.device, memory_format=layout)  # type: ignore[call-overload]
-    teacher = ours.extract(ours.space.largest()).requires_grad_(False).train()
-    teacher.to(memory_format=layout)  # type: ignore[call-overload]
-    for norm in teacher.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.track_running_stats = False
-    groups = [
-        {"params": [p for p in ours.parameters() if p.dim() > 1], "weight_decay": DECAY},
-        {"params": [p for p in ours.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(groups, RATE, MOMENTUM, nesterov=True, foreach=True)
-    scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
+    for network in (job.student, job.teacher.network):
+        network.to(memory_format=layout)  # type: ignore[call-overload]
+    asked: list[list[Arch]] = []
+    RULES["asked"] = lambda *_: asked
+    asking = replace(job.curriculum.phases[0], rule="asked", distil=1.0)  # by the teacher above
+    job.enter(asking)
 
     def step(work: Work) -> list[float]:
-        ours.train()
+        asked[:] = [[arch_of(arch, resolution)] for arch in work.archs]
         images = work.images.contiguous(memory_format=layout)
-        optimizer.zero_grad(set_to_none=True)
-        with setting.autocast(), torch.no_grad():
-            soft = teacher(images).float().softmax(dim=1)
-        losses = []
-        for arch in work.archs:
-            with setting.autocast():
-                logits = ours(images, arch_of(arch, images.shape[-1])).float()
-            loss = F.cross_entropy(logits, soft)
-            loss = loss + F.cross_entropy(logits, work.labels, label_smoothing=SMOOTHING)
-            losses.append(loss.detach())
-            scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        return [float(loss) for loss in losses]
+        loss, _, _ = train_step(job, asking, job.state.step, Batch(images, work.labels))
+        job.state.step += 1
+        return [float(loss)]  # of the last network
 
     return step
 
@@ -242,7 +249,7 @@ def check(theirs: Step, ours: Step, draw: Draw, exact: bool) -> list[float]:
     found = []
     for _ in range(2):
         work = draw.work()
-        for a, b in zip(theirs(work), ours(work), strict=True):
+        for a, b in zip(theirs(work)[-1:], ours(work), strict=True):
             found.append(abs(a - b) / abs(a))
     if exact and max(found) > CLOSE:
         raise SystemExit(f"the losses differ by {max(found):.1e}: not the same computation")
@@ -256,9 +263,9 @@ def compare(setting: Setting, batch: int, resolution: int, steps: int) -> dict[s
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
         torch.backends.cudnn.benchmark = True  # as `ofa` has it
     there, here = pair(0)
-    theirs, ours = their_step(there, setting), our_step(here, setting)
+    theirs, ours = their_step(there, setting), our_step(here, setting, batch, resolution)
     draw = Draw(batch, resolution, setting.device)
-    exact = setting.precision in ("fp32", "tf32")
+    exact = PRECISIONS[setting.precision] is PRECISIONS[setting.theirs] is None
     differences = check(theirs, ours, draw, exact)
     for _ in range(2):
         work = draw.work()
@@ -280,6 +287,7 @@ def compare(setting: Setting, batch: int, resolution: int, steps: int) -> dict[s
     ratios = [a / b for a, b in zip(*times.values(), strict=True)]
     row: dict[str, Any] = {
         "setting": f"{setting.precision}, {layout}, batch {batch}, {resolution} px",
+        "theirs": setting.theirs,
         "steps": steps,
         "losses_differ": max(differences),
     }
@@ -292,7 +300,8 @@ def compare(setting: Setting, batch: int, resolution: int, steps: int) -> dict[s
 def profiled(setting: Setting, batch: int, resolution: int) -> None:
     """Prints where the time of three steps goes, by operator, on both sides."""
     there, here = pair(0)
-    sides = {"ofa": their_step(there, setting), "onceforall": our_step(here, setting)}
+    ours = our_step(here, setting, batch, resolution)
+    sides = {"ofa": their_step(there, setting), "onceforall": ours}
     for name, step in sides.items():
         draw = Draw(batch, resolution, setting.device)
         step(draw.work())
@@ -326,6 +335,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     layout = argparse.BooleanOptionalAction
     parser.add_argument("--channels-last", action=layout, default=True)
+    parser.add_argument("--ofa-precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true", help="where the time goes, by operator")
@@ -335,10 +345,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
     device = torch.device(given.device)
-    settings = [Setting(device, given.precision, given.channels_last)]
+    wanted = [(given.precision, given.channels_last)]
     if given.grid:
-        wanted = itertools.product(("bf16", "fp16", "tf32"), (True, False))
-        settings = [Setting(device, *each) for each in wanted]
+        wanted = list(itertools.product(PRECISIONS, (True, False)))
+    settings = [Setting(device, *each, given.ofa_precision) for each in wanted]
     table = figures.Table(COLUMNS | (PEAKS if given.device == "cuda" else {}))
     kernels = ("on", "off") if given.device == "cpu" else ("off",)
     for setting, kind in itertools.product(settings, kernels):
