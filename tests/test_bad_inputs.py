@@ -506,6 +506,8 @@ train G/tiny.yaml phases.0.labels=0                 | labels: 0 leaves nothing t
 train G/tiny.yaml phases.0.labels=-1                | labels: -1
 train G/tiny.yaml phases.0.divergence=beta          | divergence: 'beta'
 train G/tiny.yaml phases.0.couple=[heads]           | couple: mbv3_mini has no 'heads'
+train G/tiny.yaml phases.0.couple=[expand] phases.0.depth=1 | couple: 'expand' has no depth to
+train G/tiny.yaml precision=tf32                    | precision: tf32 is of NVIDIA GPUs
 train G/tiny.yaml phases.0.candidates=0             | candidates: 0
 train G/tiny.yaml phases.0.attend=middle            | attend: 'middle'; there are best, worst
 train G/tiny.yaml phases.0.part=tail                | part: 'tail'; there are all, head
@@ -528,6 +530,8 @@ finetune                                            | Missing argument 'NET'
 finetune G/network.safetensors                      | Missing option '--data'
 finetune mbv3_mini:smallest --data digits           | has no weights of its own
 finetune G/none.json --data digits                  | 'G/none.json' is no file
+finetune G/network.safetensors --data digits phases.1.rule=sandwich phases.1.archs=3 | archs: 3
+finetune G/network.safetensors --data digits phases.1.open={all:2} | phases
 finetune G/network.safetensors --data nowhere       | 'nowhere' is neither a folder nor one of
 finetune G/network.safetensors --data G/one         | one class only
 finetune G/network.safetensors --data digits --weights G/none.pth | none.pth: no such

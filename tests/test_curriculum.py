@@ -219,6 +219,9 @@ def test_coupled_choices_have_the_rank_of_their_depth() -> None:
     assert len(found) > 100
     with pytest.raises(InputError, match=r"couple: .* has no 'heads' that goes with a depth"):
         curriculum(space, [PhasePlan("all", 1, 0.1, couple=("heads",))])
+    closed = PhasePlan("all", 1, 0.1, expand=3, couple=("expand",))
+    with pytest.raises(InputError, match=r"phase all: couple: 'expand' has no depth to go with"):
+        curriculum(space, [closed])
 
 
 def test_candidates_have_nearly_the_same_macs() -> None:

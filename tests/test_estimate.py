@@ -110,7 +110,7 @@ def test_what_is_measured(tmp_path: Path) -> None:
     path.write_text(RECIPE)
     settings = load_settings(str(path))
     digits = data.load(Source("digits"))
-    largest, kernel, own = measure(settings, digits, Group(), None)
+    largest, kernel, own = measure(settings, digits, Group(), None).stretches
     assert (largest.few.images, largest.many.images) == (2, 16)
     assert [at.steps(16) for at in (largest, kernel, own)] == [4, round(len(digits.train) / 16), 3]
     assert kernel.steps(32) == round(len(digits.train) / 32)
@@ -145,7 +145,7 @@ def test_images_that_are_not_here(tmp_path: Path) -> None:
     settings = load_settings(str(path))
     found = imagined(settings, 6400)
     assert len(found.train) == 6400
-    assert [at.steps(16) for at in measure(settings, found, Group(), 4)] == [4, 400, 3]
+    assert [at.steps(16) for at in measure(settings, found, Group(), 4).stretches] == [4, 400, 3]
 
 
 def test_the_command(
@@ -168,3 +168,15 @@ def test_the_command(
     assert "1 GB/s between all devices" in text
     assert max(map(len, text.splitlines())) <= 110
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_the_precision_that_was_chosen_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Job, "_faster", lambda job: "bf16")
+    words = ["onceforall", "train", "recipe.yaml", "--estimate", "precision=auto"]
+    monkeypatch.setattr(sys, "argv", words)
+    cli.main()
+    assert "bf16 (precision=auto chose it)" in " ".join(capfd.readouterr().out.split())

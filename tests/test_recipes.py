@@ -10,7 +10,8 @@ from onceforall.data import Data, Source
 from onceforall.training import load_settings, recipes
 from onceforall.training.curricula import curriculum
 
-OTHERWISE = ("finetune", "paper", "photos", "photos-from")  # of one network, or of photos
+ALONE = "finetune"  # of one network
+SIZES = {"any": "[20,28]", "photos": "[24,32]", "photos-from": "[24,32]"}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def test_a_recipe_says_its_purpose_and_trains_all_networks(name: str) -> None:
     settings = load_settings(name)
     text = (training.config.RECIPES / f"{name}.yaml").read_text()
     assert text.startswith("# ")  # says what it is for
-    if name == "finetune":
+    if name == ALONE:
         return
     space = families.get(settings.family).space
     plans = [p.plan(50_000, settings.batch_size, settings.lr_per) for p in settings.phases]
@@ -34,14 +35,26 @@ def test_a_recipe_says_its_purpose_and_trains_all_networks(name: str) -> None:
     assert last.space.size == space.size  # all networks are trained in the end
 
 
-@pytest.mark.parametrize("name", [n for n in recipes() if n not in OTHERWISE])
-def test_a_small_recipe_trains(name: str, few: Data, tmp_path: Path) -> None:
-    """Two steps a phase."""
+@pytest.mark.parametrize(
+    ("name", "epochs"), [("paper", 610), ("photos", 150), ("photos-from", 62), ("finetune", 81)]
+)
+def test_a_recipe_is_as_long_as_it_says(name: str, epochs: int) -> None:
+    """In passes over the training images, the warm-up among them (docs/training.md)."""
+    images = 100_000
+    settings = load_settings(name)
+    plans = [p.plan(images, settings.batch_size, settings.lr_per) for p in settings.phases]
+    steps = sum(plan.steps for plan in plans)
+    assert steps * settings.batch_size / images == pytest.approx(epochs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in recipes() if n not in (ALONE, "paper")])
+def test_a_recipe_trains(name: str, few: Data, tmp_path: Path) -> None:
+    """Two steps a phase. (`paper` is `photos`, longer.)"""
     n = len(load_settings(name).phases)
-    changes = ["data.name=digits", "batch_size=8", "resolutions=[16,20]", "log_steps=1"]
-    if name == "any":
-        changes[2] = "resolutions=[20,28]"  # the family's own
-    changes += [f"phases.{i}.{k}" for i in range(n) for k in ("steps=2", "epochs=null")]
+    sizes = SIZES.get(name, "[16,20]")
+    changes = ["data.name=digits", "batch_size=8", f"resolutions={sizes}", "log_steps=1"]
+    cut = ("steps=2", "epochs=null")
+    changes += [f"phases.{i}.{k}" for i in range(n) for k in cut]
     settings = load_settings(name, changes)
     done = training.train(tmp_path / "run", settings, few)
     assert done.steps == 2 * n

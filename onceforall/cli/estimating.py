@@ -51,7 +51,7 @@ def estimated(config: str, changes: list[str], group: Group, wanted: Wanted, as_
     links = Links() if wanted.bandwidth is None else Links(wanted.bandwidth, wanted.bandwidth)
     if not links.within:
         raise InputError("--bandwidth: 0 is not above 0")
-    stretches = measure(settings, found, group, wanted.per_device)
+    stretches, precision = measure(settings, found, group, wanted.per_device)
     plans = [
         plan(
             stretches,
@@ -65,7 +65,7 @@ def estimated(config: str, changes: list[str], group: Group, wanted: Wanted, as_
         )
         for devices in DEVICES
     ]
-    about = _about(settings, name, len(found.train), wanted, links, group)
+    about = _about(settings, name, precision, len(found.train), wanted, links, group)
     result = {
         "device": _device(group),
         "plans": [vars(p) for p in plans if p is not None],
@@ -90,7 +90,13 @@ def _device(group: Group) -> str:
 
 
 def _about(
-    settings: Settings, name: str, images: int, wanted: Wanted, links: Links, group: Group
+    settings: Settings,
+    name: str,
+    precision: str,
+    images: int,
+    wanted: Wanted,
+    links: Links,
+    group: Group,
 ) -> list[str]:
     """What the numbers stand on."""
     from onceforall.training.estimate import MACHINE
@@ -108,8 +114,9 @@ def _about(
         else f"{links.within:g} GB/s within a machine of {MACHINE} devices (NVLink),"
         f" {links.between:g} GB/s between machines"
     )
+    chosen = " (precision=auto chose it)" if settings.precision != precision else ""
     return [
-        f"recipe {name}, {images:,} training images, {settings.precision}; measured on"
+        f"recipe {name}, {images:,} training images, {precision}{chosen}; measured on"
         f" {_device(group)}, of which every device is taken to be one",
         f"{kept}; time and memory are lines in a device's images through the two sizes measured",
         f"gradients: a ring's 2(n-1)/n of their bytes at {sent}, beside the backward pass of a"

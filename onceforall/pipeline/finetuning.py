@@ -21,12 +21,16 @@ from onceforall.families import Family
 from onceforall.families.fixed import Fixed
 from onceforall.files import read_json, write_json
 from onceforall.supernet import load_network, score, start, tasks
-from onceforall.training import Alone, Group, Settings, Static, folder, guards
+from onceforall.training import Alone, Group, PhaseSettings, Settings, Static, folder, guards
 from onceforall.training.loop import Outcome
 
 CARD = "card.json"  # in the run's folder: what the network is, and its scores
 SHORT, LONG = 25, 75  # epochs, as in the paper
 MANY = 100_000  # training images from which on SHORT is enough
+CHOOSING = (  # settings of a phase that say which networks of a supernet it trains
+    *("archs", "kernel", "depth", "expand", "width", "open", "rule", "couple", "candidates"),
+    *("attend", "own_images"),
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,12 @@ def _check(given: Static, data: Data, teacher: Static | None) -> None:
 
 
 def _settled(given: Static, settings: Settings, same: bool, taught: bool) -> Settings:
-    """The settings of the run: they name the network, and have the phases that it needs."""
+    """The settings of the run: they name the network, and have the phases that it needs.
+
+    Raises:
+        InputError: they ask for what only a supernet has.
+    """
+    _refuse_choices(settings)
     phases = [p for p in settings.phases if not (same and p.part == "head")]
     if not phases:
         raise InputError("phases: only the last layer's, and the classes are the network's own")
@@ -134,6 +143,17 @@ def _settled(given: Static, settings: Settings, same: bool, taught: bool) -> Set
     return replace(
         settings, phases=tuple(phases), family=arch.family, resolutions=(arch.resolution,)
     )
+
+
+def _refuse_choices(settings: Settings) -> None:
+    default = PhaseSettings("", lr=1.0, steps=1)
+    for phase in settings.phases:
+        for name in CHOOSING:
+            if (value := getattr(phase, name)) != getattr(default, name):
+                raise InputError(
+                    f"phase {phase.name}: {name}: {value!r} chooses among the networks of a"
+                    " supernet, and one network is trained here; leave it out"
+                )
 
 
 def _family(family: Family, classes: int, dropout: float) -> Family:

@@ -257,10 +257,16 @@ def curriculum(
         opened = now
         part = _opened(space, plan)
         for kind in plan.couple:
-            if not _couples(space, [kind]):
+            depths = {*_couples(space, [kind]).values()}
+            if not depths:
                 raise InputError(
                     f"phase {plan.name}: couple: {space.family} has no {kind!r} that goes with a"
                     " depth"
+                )
+            if all(len(part.genes[column].values) == 1 for column in depths):
+                raise InputError(
+                    f"phase {plan.name}: couple: {kind!r} has no depth to go with, as the phase"
+                    " opens one depth; open more, or leave couple out"
                 )
         same = {name: getattr(plan, name) for name in AS_PLANNED}
         phases.append(Phase(**same, space=part, sort_channels=formed, macs=macs))

@@ -92,6 +92,14 @@ def refuse_batch(
         )
 
 
+def refuse_precision(precision: str, device: torch.device) -> None:
+    """Raises InputError where the device does not compute so."""
+    if precision == "tf32" and device.type != "cuda":
+        raise InputError(
+            "precision: tf32 is of NVIDIA GPUs, and PyTorch sees none here; fp32 is what a CPU has"
+        )
+
+
 def refuse_labels(data: Data) -> None:
     """Raises InputError where an image to be trained on or looked at is of a class that there is
     not."""

@@ -58,6 +58,7 @@ class Job:
         self.task = tasks.get(settings.task)
         if self.task is tasks.CLASSIFICATION:
             guards.refuse_labels(data)
+        guards.refuse_precision(settings.precision, group.device)
         self.family: Family = alone.family if alone else family_of(settings, data)
         self.seed("build")  # for layers that draw their weights themselves
         generator = torch.Generator().manual_seed(settings.seed)

@@ -71,7 +71,12 @@ class Timed(NamedTuple):
     gradients: float  # bytes a step
 
 
-def measure(settings: Settings, data: Data, group: Group, each: int | None) -> list[Stretch]:
+class Measured(NamedTuple):
+    stretches: list[Stretch]  # one for each phase
+    precision: str  # that they were measured in
+
+
+def measure(settings: Settings, data: Data, group: Group, each: int | None) -> Measured:
     """Every phase of a run. `each`: images a device will have; None: as many as its share of the
     batch on the most devices, and more."""
     with (
@@ -90,7 +95,7 @@ def measure(settings: Settings, data: Data, group: Group, each: int | None) -> l
                 shown.note(phase.name)
                 found.append(_stretch(job, phase, settings.phases[i], each))
                 shown.advance()
-        return found
+        return Measured(found, job.modes.precision)
 
 
 def _stretch(job: Job, phase: Phase, asked: PhaseSettings, each: int | None) -> Stretch:
