@@ -196,7 +196,7 @@ def our_step(ours: SuperNet, setting: Setting, batch: int, resolution: int) -> S
     def step(work: Work) -> list[float]:
         asked[:] = [[arch_of(arch, resolution)] for arch in work.archs]
         images = work.images.contiguous(memory_format=layout)
-        loss, _, _ = train_step(job, asking, job.state.step, Batch(images, work.labels))
+        loss, _, _ = train_step(job, asking, job.state.step, [Batch(images, work.labels)])
         job.state.step += 1
         return [float(loss)]  # of the last network
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from interrupting import ctrl_c_at
 from killing import dying
 from processes import FORKS, LONGEST, forked, grouped
 from torch import nn
@@ -145,6 +146,35 @@ def test_processes_end_with_equal_weights_and_share_the_work(
     grouped(work, tmp_path)
 
 
+@pytest.mark.parametrize("fewer", [1, 2])
+def test_fewer_processes_go_on_with_the_shares_of_a_batch(
+    tmp_path: Path, config: Path, digits: Data, fewer: int
+) -> None:
+    """The images, augmentation, mixing, dropout and norms are those of four processes; only sums
+    are rounded in another order (which norms over a few images would make much of)."""
+    words = ["mixup=0.2", "stochastic_depth=0.1", "accumulate=2", "clip=5", "batch_size=96"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert [s for s, _ in commanded(config, digits, *words, out=whole, processes=4)] == [0] * 4
+
+    def ctrl_c(rank: int) -> None:
+        interrupted.append(ctrl_c_at(6))
+        interrupted[-1].__enter__()
+
+    interrupted: list[Any] = []
+    ended = commanded(config, digits, *words, out=stopped, processes=4, each=ctrl_c)
+    assert [status for status, _ in ended] == [130] * 4
+    words.append("--resume")
+    ended = commanded(config, digits, *words, out=stopped, processes=fewer)
+    assert [status for status, _ in ended] == [0] * fewer
+    each = f"each runs {4 // fewer} shares of a batch, one after the other"
+    assert f"begun with 4 processes: {each}" in ended[0][1]
+    first, second = (
+        load_supernet(run / "supernet.safetensors")[0].state_dict() for run in (whole, stopped)
+    )
+    for name, tensor in second.items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-5, atol=1e-6)
+
+
 def _plain(config: Path) -> dict[str, Any]:
     return training.load_settings(str(config)).to_dict()
 
@@ -153,10 +183,10 @@ def poison(at: int | None) -> None:
     """Makes the images of this process infinite at a step."""
     take = loop.train_step
 
-    def poisoned(job: Job, phase: Any, k: int, batch: Any) -> Any:
+    def poisoned(job: Job, phase: Any, k: int, batches: Any) -> Any:
         if job.state.step == at:
-            batch = batch._replace(images=batch.images * float("inf"))
-        return take(job, phase, k, batch)
+            batches = [batch._replace(images=batch.images * float("inf")) for batch in batches]
+        return take(job, phase, k, batches)
 
     loop.train_step = poisoned
 

@@ -495,10 +495,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Makes the images of these steps infinite."""
     take = loop.train_step
 
-    def poisoned(job: Job, phase: Any, k: int, batch: Any) -> Any:
+    def poisoned(job: Job, phase: Any, k: int, batches: Any) -> Any:
         if job.state.step in steps:
-            batch = batch._replace(images=batch.images * math.inf)
-        return take(job, phase, k, batch)
+            batches = [batch._replace(images=batch.images * math.inf) for batch in batches]
+        return take(job, phase, k, batches)
 
     monkeypatch.setattr(loop, "train_step", poisoned)
 

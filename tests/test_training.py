@@ -65,9 +65,9 @@ def recipe(tmp_path: Path, *changes: str) -> Settings:
     return load_settings(str(path), changes)
 
 
-def begun(run: Path, settings: Settings, images: Data, group: training.Group) -> Job:
+def begun(run: Path, settings: Settings, images: Data, group: training.Group | None = None) -> Job:
     """A run's parts, before its first step."""
-    job = Job(run, settings, images, group)
+    job = Job(run, settings, images, group or training.Group())
     job.load()
     return job
 
@@ -120,21 +120,20 @@ def test_resumed_equals_never_stopped(tmp_path: Path, digits: Data) -> None:
         assert steps == sorted(steps)
 
 
-def test_dropout_is_of_seed_step_and_rank(tmp_path: Path, digits: Data) -> None:
-    """Masks of the same images at the same weights, of three steps, two ranks and two seeds; and
-    the same once more."""
+def test_dropout_is_of_seed_step_and_share(tmp_path: Path, digits: Data) -> None:
+    """Masks of the same images at the same weights, of three steps, two shares of a batch and two
+    seeds; and the same once more."""
     masks = []
-    for seed, rank, step in ((0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)):
+    for seed, share, step in ((0, 0, 3), (0, 0, 4), (0, 1, 3), (1, 0, 3), (0, 0, 3)):
         settings = recipe(tmp_path, "dropout=0.5", f"seed={seed}", "resolutions=[12]")
-        group = training.Group(rank=rank)
-        run = begun(tmp_path / "run", settings, digits, group)
+        run = begun(tmp_path / "run", settings, digits)
         run.state.step = step
         images, labels = next(digits.train.stream([Request(range(32), 12)]))
         seen: list[torch.Tensor] = []
         arch = run.family.space.largest()
         (dropout,) = (m for m in run.student.skeleton(arch).modules() if "Dropout" in str(type(m)))
         hook = dropout.register_forward_hook(lambda m, x, y, seen=seen: seen.append(y != 0))
-        loop.train_step(run, run.curriculum.phases[0], step, Batch(images, labels))
+        loop.train_step(run, run.curriculum.phases[0], step, [Batch(images, labels, share)])
         hook.remove()
         masks.append(seen[0])
     assert all(0.2 < mask.float().mean() < 0.8 for mask in masks)
@@ -156,7 +155,7 @@ def test_the_caller_keeps_random_state_and_threads(tmp_path: Path, digits: Data)
 def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -> None:
     """NumPy's generators of (seed, 1) and (seed, 1, 0) are one: those of the archs of step 1 and
     of the order of epoch 0 were."""
-    run = begun(tmp_path / "run", recipe(tmp_path), digits, training.Group())
+    run = begun(tmp_path / "run", recipe(tmp_path), digits)
     order = [i for r in list(run.feed.requests(0))[:6] for i in r.indices]
     n = len(digits.train)
     assert order != np.random.default_rng((0, 1)).permutation(n).tolist()[: len(order)]
@@ -165,7 +164,7 @@ def test_archs_and_order_are_drawn_independently(tmp_path: Path, digits: Data) -
 def test_every_image_is_seen_once_an_epoch(tmp_path: Path, digits: Data) -> None:
     """Where each arch of a step has images of its own, too, and from wherever a run is resumed."""
     settings = recipe(tmp_path, "batch_size=256", "phases.4.steps=9")
-    run = begun(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits)
     requests = list(run.feed.requests(0))
     assert [len(r.indices) for r in requests] == 15 * [256] + 9 * [3 * 256]
     seen = [i for r in requests for i in r.indices]
@@ -179,12 +178,12 @@ def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits:
     """The gradient of a step is the sum of each arch's on its own batch."""
     phase = "{name: a, steps: 1, lr: 0.1, archs: 3, kernel: 2, rule: sandwich, own_images: true}"
     settings = recipe(tmp_path, f"phases=[{phase}]", "resolutions=[12]", "momentum=0")
-    run = begun(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits)
     images, labels = next(digits.train.stream(run.feed.requests(0)))
     plan = run.curriculum.phases[0]
-    loop.train_step(run, plan, 0, Batch(images, labels))
+    loop.train_step(run, plan, 0, [Batch(images, labels)])
     found = {n: p.grad.clone() for n, p in run.student.named_parameters() if p.grad is not None}
-    again = begun(tmp_path / "run", settings, digits, training.Group()).student.train()
+    again = begun(tmp_path / "run", settings, digits).student.train()
     for i, (arch,) in enumerate(plan.draw(settings.seed, 0)):
         part = slice(32 * i, 32 * (i + 1))
         torch.nn.functional.cross_entropy(
@@ -203,14 +202,14 @@ def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:
     changes = ("weight_decay=0.5", "momentum=0.9", "resolutions=[12]")
     phases = "phases=[{name: a, steps: 2, lr: 0.1, kernel: 2, depth: 3, expand: 3}]"
     settings = recipe(tmp_path, phases, *changes)
-    run = begun(tmp_path / "run", settings, digits, training.Group())
+    run = begun(tmp_path / "run", settings, digits)
     space = run.curriculum.phases[0].space
     images, labels = next(digits.train.stream([Request(range(32), 12)]))
 
     def step(arch: Arch) -> None:
         plan = dataclasses.replace(run.curriculum.phases[0])
         object.__setattr__(plan, "draw", lambda seed, number: [[arch]])
-        loop.train_step(run, plan, 0, Batch(images, labels))
+        loop.train_step(run, plan, 0, [Batch(images, labels)])
 
     step(space.largest())  # every weight has a momentum now
     before = {n: p.detach().clone() for n, p in run.student.named_parameters()}
@@ -308,12 +307,28 @@ def test_what_may_change_when_a_run_is_resumed(tmp_path: Path, digits: Data) -> 
     assert training.train(run, moved, digits, resume=True).steps == 18
 
 
-def test_another_number_of_processes_is_refused(tmp_path: Path, digits: Data) -> None:
+def test_processes_that_cannot_share_a_batch_as_it_was_are_refused(
+    tmp_path: Path, digits: Data
+) -> None:
     run = stopped(tmp_path, digits)
     group = training.Group(rank=0, size=2)
     job = Job(run, recipe(tmp_path), digits, group)
-    with pytest.raises(InputError, match=r"processes was 1, now 2: .* as many as before"):
+    with pytest.raises(InputError, match=r"processes was 1, now 2: .* start 1, or begin with"):
         job.keeper.newest(job.curriculum.steps)
+    facts = {"family": "mbv3_mini", "arch": None, "step": 3, "processes": 12}
+    path = run / "step"
+    for size in (12, 6, 4, 3, 2, 1):
+        job.keeper.group = training.Group(size=size)
+        job.keeper._check(path, facts, 18)
+    for size in (5, 24):
+        job.keeper.group = training.Group(size=size)
+        with pytest.raises(InputError, match=rf"was 12, now {size}: .* start 12, 1, 2, 3, 4, 6,"):
+            job.keeper._check(path, facts, 18)
+    attentive = replace(job.settings.phases[0], candidates=3)
+    job.keeper.settings = replace(job.settings, phases=(attentive,))
+    job.keeper.group = training.Group(size=6)
+    with pytest.raises(InputError, match=r"was 12, now 6: .* start 12, or begin with"):
+        job.keeper._check(path, facts, 18)
     for batch, message in ((3, "3 cannot be divided among 2 processes"), (2, "2 is not enough")):
         with pytest.raises(InputError, match=f"batch_size: {message}"):
             Job(run, recipe(tmp_path, f"batch_size={batch}"), digits, group)

@@ -1,7 +1,7 @@
 """The batches of a run, from any step on: which images, at which size, augmented how.
 
-Everything is a function of (seed, step, rank), so that a run that was stopped goes on with the
-batches it would have had. Knows images and a curriculum, no networks.
+Everything is a function of (seed, step, share of the batch), so that a run that was stopped goes on
+with the batches it would have had. Knows images and a curriculum, no networks.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from onceforall.training.seeds import seed_of
 
 
 class Batch(NamedTuple):
-    """What this process trains on in a step."""
+    """A share of what a step trains on."""
 
     images: Tensor  # (N, C, R, R), normalised, at the largest resolution of the step
     targets: Any  # of a length of N
+    share: int = 0  # its number
 
     def pieces(self, parts: int) -> Iterator[Batch]:
         """So many parts of it, of equal size where that can be."""
         images, targets = self.images.chunk(parts), chunked(self.targets, parts)
-        return (Batch(*pair) for pair in zip(images, targets, strict=True))
+        return (Batch(*pair, self.share) for pair in zip(images, targets, strict=True))
 
 
 def chunked(targets: Any, parts: int) -> Sequence[Any]:
@@ -44,6 +45,8 @@ class Feed:
 
     Attributes:
         batch: images of a batch, over all processes; a step takes one, or one a network.
+        shares: that a batch is divided into: a process has one, or several of them where fewer
+            processes go on with a run than began it.
         balance: how the order of an epoch is drawn, see `data.epoch_order`.
         mix: images, targets and a seed -> images and targets, mixed among themselves.
     """
@@ -55,21 +58,31 @@ class Feed:
         batch: int,
         seed: int,
         group: Group,
+        shares: int = 1,
         balance: str = "none",
         mix: Callable[[Tensor, Any, int], tuple[Tensor, Any]] | None = None,
     ) -> None:
         self.images, self.curriculum, self.batch = images, curriculum, batch
-        self.seed, self.group, self.balance, self.mix = seed, group, balance, mix
+        self.seed, self.balance, self.mix = seed, balance, mix
+        self.group, self.shares, self.own = group, shares, group.shares(shares)
 
-    def batches(self, step: int) -> Generator[Batch, None, None]:
-        """One for each step from this one on, where the group's device wants them."""
+    def batches(self, step: int) -> Generator[list[Batch], None, None]:
+        """For each step from this one on this process's shares of it, where the group's device
+        wants them."""
+        found: list[Batch] = []
         for images, targets in self.images.stream(self.requests(step)):
-            images, targets = self._placed(images), self._placed(targets)
+            images, targets, share = (
+                self._placed(images),
+                self._placed(targets),
+                self.own[len(found)],
+            )
             if self.mix is not None:
-                seed = seed_of("mixing", self.seed, step, self.group.rank)
+                seed = seed_of("mixing", self.seed, step, share)
                 images, targets = self.mix(images, targets, seed)
-            yield Batch(images, targets)
-            step += 1
+            found.append(Batch(images, targets, share))
+            if len(found) == len(self.own):
+                yield found
+                found, step = [], step + 1
 
     def _placed(self, x: Any) -> Any:
         """On the CPU with channels last, which is by half faster there."""
@@ -87,17 +100,18 @@ class Feed:
         number = self.curriculum.batches_before(step)
         for at in range(step, self.curriculum.steps):
             phase, _ = self.curriculum.at(at)
-            indices: list[int] = []
+            drawn: list[list[int]] = []
             for _ in range(phase.batches):
                 epoch, i = divmod(number, per_epoch)
                 number += 1
                 if epoch != shuffled:
                     order, shuffled = self._order(epoch), epoch
-                indices += self.group.share(order[i * self.batch : (i + 1) * self.batch])
+                drawn.append(order[i * self.batch : (i + 1) * self.batch])
             slots = phase.draw(self.seed, at)
             resolution = max(arch.resolution for slot in slots for arch in slot)
-            augmentation = seed_of("augmentation", self.seed, at, self.group.rank)
-            yield Request(indices, resolution, augmentation)
+            for share in self.own:
+                indices = [index for batch in drawn for index in batch[share :: self.shares]]
+                yield Request(indices, resolution, seed_of("augmentation", self.seed, at, share))
 
     def _order(self, epoch: int) -> list[int]:
         rng = np.random.default_rng(seed_of("order", self.seed, epoch))

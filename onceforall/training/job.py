@@ -106,13 +106,21 @@ class Job:
         found: int = self.settings.accumulate or self.state.facts.get("accumulate", 1)
         return found
 
+    @property
+    def shares(self) -> int:
+        """Shares of a batch: as many as the run had processes when it began, so that norms,
+        augmentation and dropout are what they would have been. Norms of all processes see the
+        whole batch, however many there are."""
+        began: int = self.state.facts.get("processes", self.group.size)
+        return self.group.size if self.settings.sync_batch_norm else began
+
     def _fit(self) -> None:
         """Finds how many parts a GPU's memory asks for, once for a run: with the largest network
         at the largest resolution, the most that a step keeps at a time."""
         facts, cuda = self.state.facts, self.group.device.type == "cuda"
         if self.settings.accumulate is not None or not cuda or "accumulate" in facts:
             return
-        share = self.settings.batch_size // self.group.size
+        share = self.settings.batch_size // self.shares
         facts["accumulate"] = max(self.group.gather(parts_that_fit(self._attempt, share)))
         if facts["accumulate"] > 1 and self.group.first:
             say(f"each batch is run in {facts['accumulate']} parts, as many as the memory asks for")
@@ -131,7 +139,7 @@ class Job:
 
     def _faster(self) -> str:
         """bf16 where the processes together find a backward pass clearly faster in it."""
-        share = self.settings.batch_size // self.group.size // self.accumulate
+        share = self.settings.batch_size // self.shares // self.accumulate
         every = self.group.gather(self._probed(max(LEAST, min(share, PROBED))))
         fp32, bf16 = (sum(found[name] for found in every) for name in ("fp32", "bf16"))
         found = "bf16" if bf16 < CLEARLY * fp32 else "fp32"
@@ -315,11 +323,18 @@ class Job:
         """Goes on from the newest checkpoint that is whole, if there is one.
 
         Raises:
-            InputError: it is of another family or another number of processes, or none is whole.
+            InputError: it is of another family, so many processes cannot go on with it, or none is
+                whole.
         """
         found = self.group.together(lambda: self.keeper.newest(self.curriculum.steps))
         self.settle(None if found is None else found[1].facts.get("precision"))
         self.group.together(lambda: self._restore(found))
+        self.state.facts["processes"] = self.shares
+        if self.shares > self.group.size and self.group.first:
+            say(
+                f"begun with {self.shares} processes: each runs {self.shares // self.group.size}"
+                " shares of a batch, one after the other"
+            )
         self._fit()
         self.feed = self.group.together(self._feed)
         self.log = Log(self.folder)
@@ -363,6 +378,7 @@ class Job:
             settings.batch_size,
             settings.seed,
             self.group,
+            self.shares,
             settings.data.balance,
             self.mix,
         )

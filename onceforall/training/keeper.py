@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onceforall.data import Data
-from onceforall.errors import InputError
+from onceforall.errors import InputError, choices
 from onceforall.progress import say
 from onceforall.supernet import (
     SuperNet,
@@ -29,8 +29,9 @@ from onceforall.training.ranks import Group
 from onceforall.training.settings import Settings
 from onceforall.training.state import MODEL, State
 
-# Of the state's own: the best score so far, whether photos are held, whether there is a teacher.
-FACTS = ("accumulate", "best", "held", "precision", "taught")
+# Of the state's own: what was chosen when the run began, the best score so far, whether there is a
+# teacher.
+FACTS = ("accumulate", "best", "held", "precision", "processes", "taught")
 
 
 class Keeper:
@@ -61,7 +62,7 @@ class Keeper:
     def save(self) -> None:
         """A checkpoint to resume from, unless there are weights beyond all numbers by now."""
         if self.group.first and all(p.isfinite().all() for p in self.student.parameters()):
-            facts = {"family": self.student.family.name, "processes": self.group.size}
+            facts = {"family": self.student.family.name}
             if self.arch is not None:
                 facts["arch"] = self.arch
             checkpoints.save(self.folder, self.state, facts, self.settings.checkpoints)
@@ -70,7 +71,8 @@ class Keeper:
         """The newest checkpoint that is whole, of a run of so many steps; None: there are none.
 
         Raises:
-            InputError: it is of another network or another number of processes, or none is whole.
+            InputError: it is of another network, so many processes cannot go on with it, or none
+                is whole.
         """
         note = say if self.group.first else lambda text: None
         found = checkpoints.newest(self.folder, note)
@@ -101,12 +103,15 @@ class Keeper:
             raise InputError(f"{path}: of {facts.get('arch') or 'a supernet'}, not of {self.arch}")
         size = self.group.size
         processes = facts.get("processes", size)  # the first version did not say
+        others = [n for n in range(1, processes) if processes % n == 0]
+        if any(phase.candidates > 1 for phase in self.settings.phases):
+            others = []  # are chosen by the losses of all shares together
         ended = facts["step"] >= steps
-        if processes != size and not ended and not self.settings.sync_batch_norm:
+        if size not in (processes, *others) and not ended and not self.settings.sync_batch_norm:
             raise InputError(
                 f"{path}: processes was {processes}, now {size}: each normalises by its own"
-                " part of a batch, so the steps would be others; start as many as before, or with"
-                " sync_batch_norm from the beginning"
+                " share of a batch, so the steps would be others; start"
+                f" {choices([processes, *others])}, or begin with sync_batch_norm"
             )
 
     # --- weights that others use

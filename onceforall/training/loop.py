@@ -1,14 +1,15 @@
 """The training loop: batches, losses, gradients, a step; and what is written every so often.
 
 Batches, archs, augmentation and dropout are functions of the seed, the step's number and
-the rank, so a run that was stopped and resumed takes the same steps as one that was not.
+the share of the batch, so a run that was stopped and resumed takes the same steps as one that was
+not.
 The host waits for the device only where it logs, validates or saves.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,9 @@ def steps(job: Job) -> Outcome:
             phase, k = job.curriculum.at(state.step)
             if k == 0:
                 job.begin(phase)
-            batch = next(feed)
-            meter.add(*train_step(job, phase, k, batch), len(batch.images))
+            batches = next(feed)
+            images = sum(len(batch.images) for batch in batches)
+            meter.add(*train_step(job, phase, k, batches), images)
             state.step += 1
             ended = k + 1 == phase.steps
             if ended or state.step % settings.log_steps == 0:
@@ -138,18 +140,23 @@ def steps(job: Job) -> Outcome:
     return Outcome(job.folder, state.step, state.seconds, job.log.latest)
 
 
-def train_step(job: Job, phase: Phase, k: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """One step. Loss and sums of the metric of its last network (in the sandwich, a sampled one),
-    and whether the step was passed over, all on the device."""
-    state, parts = job.state, job.accumulate
+def train_step(
+    job: Job, phase: Phase, k: int, batches: Sequence[Batch]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step, on this process's shares of a batch. Loss and sums of the metric of its last
+    network (in the sandwich, a sampled one), and whether the step was passed over, all on the
+    device."""
+    state, parts = job.state, job.accumulate * len(batches)
     for parameters in state.optimizer.param_groups:
         parameters["lr"] = phase.learning_rate(k)
     job.student.train()
-    job.seed("dropout", state.step, job.group.rank)
     slots = phase.draw(job.settings.seed, state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    for part, piece in enumerate(batch.pieces(parts)):
-        losses = job.objective.losses(job.forward, job.teacher, phase, slots, *piece)
+    for part, piece in enumerate(p for batch in batches for p in batch.pieces(job.accumulate)):
+        if part % job.accumulate == 0:
+            job.seed("dropout", state.step, piece.share)
+        given = piece.images, piece.targets
+        losses = job.objective.losses(job.forward, job.teacher, phase, slots, *given)
         for i, found in enumerate(losses):
             if part + 1 == parts and i + 1 == len(slots):
                 job.means.last(job.student.borrowed(found.arch))

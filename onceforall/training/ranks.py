@@ -8,7 +8,7 @@ so all of them step alike. Knows no networks, only tensors.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -53,9 +53,9 @@ class Group:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def share(self, indices: Sequence[int]) -> list[int]:
-        """This process's part of a batch."""
-        return list(indices[self.rank :: self.size])
+    def shares(self, shares: int) -> range:
+        """Which of so many shares of a batch are this process's."""
+        return range(self.rank, shares, self.size)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Gives all processes the first one's values, in place."""
