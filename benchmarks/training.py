@@ -1,7 +1,7 @@
 """How fast a training step is, beside PyPI `ofa`: the same weights, batch, archs and losses.
 
     python benchmarks/training.py --steps 20 --out docs/figures/training-step.json
-    python benchmarks/training.py --profile
+    python benchmarks/training.py --profile --steps 5 --out docs/figures/training-profile.json
     python benchmarks/training.py --device cuda --batch 256 --resolution 224 --grid
 
 One step is that of the paper's progressive shrinking: the logits of a teacher (the largest
@@ -25,6 +25,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -78,6 +79,22 @@ COLUMNS = {
     "losses differ by": "{losses_differ:.0e}",
 }
 PEAKS = {"`ofa`, MiB": "{ofa_peak_mib:.0f}", "ours, MiB": "{onceforall_peak_mib:.0f}"}
+KINDS = {  # of operators, as the profiler names them
+    "convolution": r"(?!.*backward).*conv.*",
+    "convolution, backward": r".*conv.*backward.*",
+    "matrix products": r"(add|b|baddb)?mm",
+    "batch norm": r"(?!.*backward).*batch_norm.*",
+    "batch norm, backward": r".*batch_norm.*backward.*",
+    "activation": r"(relu|clamp_min|hardtanh|hardswish|hardsigmoid)_?",
+    "activation, backward": r"(threshold|hardtanh|hardswish|hardsigmoid)_backward",
+    "norm and activation (kernels)": "_NormAct",
+    "norm and activation (kernels), backward": "_NormActBackward",
+    "middle of blocks (kernels)": "_Between",
+    "middle of blocks (kernels), backward": "_BetweenBackward",
+    "optimiser, norm of gradients": "_foreach.*|linalg_vector_norm",
+    "copies, fills, new memory": "copy_|clone|fill_|zero_|empty.*|cat",
+}
+REST = "the rest"
 CLOSE = 1e-3  # relative difference of the losses, in float32
 
 Choice = dict[str, Any]  # a sub-network, as `ofa` says it
@@ -189,8 +206,8 @@ def our_step(ours: SuperNet, setting: Setting, batch: int, resolution: int) -> S
     for network in (job.student, job.teacher.network):
         network.to(memory_format=layout)  # type: ignore[call-overload]
     asked: list[list[Arch]] = []
-    RULES["asked"] = lambda *_: asked
-    asking = replace(job.curriculum.phases[0], rule="asked", distil=1.0)  # by the teacher above
+    RULES[rule := f"asked {len(RULES)}"] = lambda *_: asked
+    asking = replace(job.curriculum.phases[0], rule=rule, distil=1.0)  # by the teacher above
     job.enter(asking)
 
     def step(work: Work) -> list[float]:
@@ -297,34 +314,42 @@ def compare(setting: Setting, batch: int, resolution: int, steps: int) -> dict[s
     return row | {f"{name}_peak_mib": peak / 2**20 for name, peak in memory.items()}
 
 
-def profiled(setting: Setting, batch: int, resolution: int) -> None:
-    """Prints where the time of three steps goes, by operator, on both sides."""
+def profiled(setting: Setting, batch: int, resolution: int, steps: int) -> figures.Table:
+    """Where a step's time goes, by kind of operator, in milliseconds: `ofa`, our side with
+    PyTorch's operations and, on the CPU, with its kernels, in turn on the same batches."""
     there, here = pair(0)
-    ours = our_step(here, setting, batch, resolution)
-    sides = {"ofa": their_step(there, setting), "onceforall": ours}
-    for name, step in sides.items():
-        draw = Draw(batch, resolution, setting.device)
-        step(draw.work())
-        kinds = [ProfilerActivity.CPU]
-        if setting.device.type == "cuda":
-            kinds.append(ProfilerActivity.CUDA)
-        with profile(activities=kinds) as found:
-            for _ in range(3):
-                step(draw.work())
-        own = (
-            f"self_{setting.device.type}_time_total"
-            if len(kinds) == 1
-            else "self_device_time_total"
-        )
-        print(f"\n{name}")
-        rows = sorted(found.key_averages(), key=lambda row: -getattr(row, own))
-        total = sum(getattr(row, own) for row in rows)
-        for row in rows[:12]:
-            taken = getattr(row, own)
-            print(
-                f"  {row.key[:52]:52} {taken / 3e3:9.1f} ms {taken / total:6.1%} {row.count // 3:6}"
-            )
-        print(f"  {'all':52} {total / 3e3:9.1f} ms")
+    cuda = setting.device.type == "cuda"
+    columns = {"own time of operators": "{kind}", "`ofa`, ms a step": "{ofa:.0f}"}
+    columns |= {"ours, PyTorch's operations": "{off:.0f}"}
+    sides = {"ofa": their_step(there, setting), "off": our_step(here, setting, batch, resolution)}
+    if not cuda:
+        columns |= {"ours, kernels": "{on:.0f}"}
+        sides["on"] = our_step(pair(0)[1], setting, batch, resolution)
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    draw = Draw(batch, resolution, setting.device)
+    spent: dict[str, dict[str, float]] = {name: {} for name in sides}
+    for i in range(steps + 1):
+        work = draw.work()
+        for name, step in sides.items():
+            os.environ[SWITCH] = str(int(name == "on"))
+            with profile(activities=kinds) as found:
+                step(work)
+            for row in found.key_averages() if i else ():  # the first is to warm up
+                if row.device_type.name == "CPU":
+                    own = row.self_device_time_total if cuda else row.self_cpu_time_total
+                    kind = kind_of(row.key)
+                    spent[name][kind] = spent[name].get(kind, 0) + own / steps / 1e3
+    table = figures.Table(columns)
+    for kind in (*KINDS, REST):
+        if any(kind in of for of in spent.values()):
+            table.add(kind=kind, **{name: of.get(kind, 0) for name, of in spent.items()})
+    table.add(kind="all", **{name: sum(of.values()) for name, of in spent.items()})
+    return table
+
+
+def kind_of(operator: str) -> str:
+    name = operator.removeprefix("aten::")
+    return next((kind for kind, words in KINDS.items() if re.fullmatch(words, name)), REST)
 
 
 def main() -> None:
@@ -349,14 +374,15 @@ def main() -> None:
     if given.grid:
         wanted = list(itertools.product(PRECISIONS, (True, False)))
     settings = [Setting(device, *each, given.ofa_precision) for each in wanted]
+    if given.profile:
+        table = profiled(settings[0], given.batch, given.resolution, given.steps)
+        figures.write(given.out, {"training-profile": table}, "ofa")
+        return
     table = figures.Table(COLUMNS | (PEAKS if given.device == "cuda" else {}))
     kernels = ("on", "off") if given.device == "cpu" else ("off",)
     for setting, kind in itertools.product(settings, kernels):
         os.environ[SWITCH] = str(int(kind == "on"))
-        if given.profile:
-            profiled(setting, given.batch, given.resolution)
-        else:
-            table.add(kernels=kind, **compare(setting, given.batch, given.resolution, given.steps))
+        table.add(kernels=kind, **compare(setting, given.batch, given.resolution, given.steps))
     figures.write(given.out, {"training-step": table}, "ofa")
 
 
