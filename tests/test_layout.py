@@ -27,7 +27,7 @@ ROOMS: list[set[str]] = [
     {"costs"},
     {"families"},
     {"space"},
-    {"blas", "columns", "files", "plugins", "progress", "units"},
+    {"blas", "columns", "files", "plugins", "precision", "progress", "units"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

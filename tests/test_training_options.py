@@ -1,5 +1,7 @@
 """Ways to train that must not change what is computed: recomputing, synchronised norms."""
 
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,21 @@ def test_a_batch_is_run_in_as_few_parts_as_fit() -> None:
         parts_that_fit(attempt, 24)
 
 
+def test_what_failed_is_gone_when_less_is_tried() -> None:
+    """An error keeps what was computed until it was raised."""
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def attempt(images: int) -> None:
+        assert all(found() is None for found in kept)
+        computed = torch.zeros(images)
+        kept.append(weakref.ref(computed))
+        if images > 2:
+            raise torch.OutOfMemoryError
+
+    assert parts_that_fit(attempt, 8) == 4
+    assert len(kept) == 3
+
+
 def test_finding_what_fits_leaves_nothing_behind(tmp_path: Path) -> None:
     """Neither gradients nor other weights or statistics, whatever the random state."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
@@ -213,9 +230,10 @@ def test_the_precision_that_a_probe_finds_faster_is_kept(
     whatever it would find then."""
     probes: list[set[str]] = []
 
-    def seconds(ways: dict) -> dict[str, float]:
+    def seconds(ways: dict, prepare: Callable[[str], None]) -> dict[str, float]:
         probes.append(set(ways))
-        for way in ways.values():
+        for name, way in ways.items():
+            prepare(name)
             way()
         return {name: 1.0 if name == chosen else 1.25 for name in ways}
 
@@ -229,7 +247,7 @@ def test_the_precision_that_a_probe_finds_faster_is_kept(
     run = tmp_path / "run-precision"
     settings = load_settings(str(tmp_path / "recipe.yaml"), ["threads=1", "precision=auto"])
     (run / "supernet.safetensors").unlink()
-    monkeypatch.setattr("onceforall.training.job.seconds_of", lambda ways: pytest.fail("asked"))
+    monkeypatch.setattr("onceforall.training.job.seconds_of", lambda *_: pytest.fail("asked"))
     training.train(run, settings, data.load(settings.data), resume=True)
     again = load_supernet(run / "supernet.safetensors")[0].state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in found.items())
@@ -248,8 +266,9 @@ def test_a_little_faster_or_out_of_memory_is_no_reason(
         if images > 4:
             raise torch.OutOfMemoryError
 
-    def seconds(ways: dict) -> dict[str, float]:
-        for way in ways.values():
+    def seconds(ways: dict, prepare: Callable[[str], None]) -> dict[str, float]:
+        for name, way in ways.items():
+            prepare(name)
             way()
         return {"fp32": 1.0, "bf16": 0.97}
 
@@ -257,7 +276,7 @@ def test_a_little_faster_or_out_of_memory_is_no_reason(
     monkeypatch.setattr("onceforall.training.job.seconds_of", seconds)
     job.settle()
     assert job.modes.precision == "fp32"
-    assert asked == [16, 8, 4, 4]
+    assert asked == [16, 8, 4, 4, 4]  # whether it fits, then both ways
 
 
 def test_what_is_probed_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def erased(x: Tensor, share: float, fill: Sequence[float], generator: torch.Gene
     left = (drawn[3] * (width - w + 1)).floor()
     h = torch.where(drawn[4] < share, h, 0)
     boxes = put(torch.stack([top, left, h, w]).long(), x.device)
-    return operations.erase(x, boxes, torch.tensor(fill, dtype=x.dtype, device=x.device))
+    return operations.erase(x, boxes, put(torch.tensor(fill, dtype=x.dtype), x.device))
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,14 @@ class Images(Protocol):
         ...
 
 
+def on(images: Images, device: torch.device) -> Images:
+    """The same images; to a GPU their batches go as bytes, where they can, and become numbers
+    there."""
+    moved = getattr(images, "on", None)
+    found: Images = images if moved is None or device.type == "cpu" else moved(device)
+    return found
+
+
 def in_order(images: range | int, batch: int, resolution: int) -> Iterator[Request]:
     """These images (the first so many), each once, as they are evaluated."""
     every = range(images) if isinstance(images, int) else images
@@ -78,8 +86,7 @@ class Normalisation:
 
     def on(self, device: torch.device | None) -> Callable[[Tensor], Tensor]:
         """Normalises (N, C, H, W) in place; the constants are put on the device once."""
-        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
+        mean, std = (put(torch.tensor(v).view(-1, 1, 1), device) for v in (self.mean, self.std))
         return lambda x: x.sub_(mean).div_(std)
 
 

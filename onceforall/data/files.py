@@ -75,6 +75,11 @@ class FileImages:
 
         return prepared(replace(self, device=device), largest, held)
 
+    def on(self, device: torch.device) -> FileImages:
+        """Its batches are put there; what was decoded is shared."""
+        self.decoded = self.decoded or Decoded()
+        return replace(self, device=device)
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         normalised = self.normalisation.on(self.device)
         parts = parse(self.augmentation)

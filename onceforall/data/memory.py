@@ -61,6 +61,10 @@ class MemoryImages:
         pixels = self.pixels.to(device) if fits else self.pixels
         return replace(self, pixels=pixels, device=device)
 
+    def on(self, device: torch.device) -> MemoryImages:
+        """Its batches are put there."""
+        return replace(self, device=device)
+
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         parts = augmenting.parse(self.augmentation)
         after = augmenting.After(parts, self.normalisation.mean)

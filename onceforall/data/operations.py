@@ -69,10 +69,9 @@ def affine(x: Tensor, matrices: Tensor) -> Tensor:
     """Moved as (N, 2, 3) matrices say: where a place in the result comes from, both in pixels from
     the image's centre (x, y, 1). Bilinear; black where there was nothing."""
     height, width = x.shape[-2:]
-    scale = x.new_tensor([[width / height], [height / width]])
     theta = matrices.clone()
-    theta[:, 0, 1] = matrices[:, 0, 1] / scale[0]
-    theta[:, 1, 0] = matrices[:, 1, 0] / scale[1]
+    theta[:, 0, 1] = matrices[:, 0, 1] * (height / width)
+    theta[:, 1, 0] = matrices[:, 1, 0] * (width / height)
     theta[:, 0, 2] = matrices[:, 0, 2] * (2 / width)
     theta[:, 1, 2] = matrices[:, 1, 2] * (2 / height)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)

@@ -7,6 +7,7 @@ on the CPU and say so on stderr; here it is refused. Knows a file, never a netwo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,19 @@ def open_on(provider: str, file: Path, example: Tensor, target: Target) -> Calla
     binding.bind_ortvalue_input(session.get_inputs()[0].name, image)
     for output in session.get_outputs():
         binding.bind_output(output.name, "cuda", 0)
-    return lambda: session.run_with_iobinding(binding)
+    return Run(session, binding)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run a call."""
+
+    session: Any
+    binding: Any
+    on_gpu = True
+
+    def __call__(self) -> None:
+        self.session.run_with_iobinding(self.binding)
 
 
 def _session(provider: str, file: Path, device: str) -> Any:

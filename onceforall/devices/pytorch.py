@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from onceforall.errors import InputError
 from onceforall.export import pt2
+from onceforall.precision import float32
 
 if TYPE_CHECKING:
     from onceforall.devices import Target
@@ -59,14 +60,20 @@ def missing_compiler() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One run a call, on `threads` threads of the CPU; None: on the GPU."""
+    """One run a call, on `threads` threads of the CPU; None: on the GPU, whose float32 is that of
+    other devices."""
 
     network: Callable[[Tensor], object]
     x: Tensor  # (N, C, R, R)
     threads: int | None
 
     def __call__(self) -> None:
-        if self.threads is not None and torch.get_num_threads() != self.threads:
+        as_wanted = (
+            not torch.backends.cudnn.allow_tf32
+            if self.threads is None
+            else torch.get_num_threads() == self.threads
+        )
+        if not as_wanted:
             with self.stretch():
                 self()
             return
@@ -75,6 +82,10 @@ class Run:
         if self.threads is None:
             torch.cuda.synchronize()
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.threads is None
+
     @contextmanager
     def stretch(self) -> Iterator[None]:
         """While it lasts, PyTorch has the threads of this call; afterwards, those it had."""
@@ -82,7 +93,8 @@ class Run:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         try:
-            yield
+            with float32():
+                yield
         finally:
             torch.set_num_threads(before)
 

@@ -33,7 +33,8 @@ class Device:
         precisions: it runs networks in. int8 is the file's; another is a way to run a file.
         opens: a function `open(file, example, target)`, or where it is: "package.module:name".
         package: the runtime, whose version its times are of, and `extra`, which brings it.
-        here: it runs on this machine's processor, in this process.
+        here: it runs on this machine, in this process.
+        gpu: not on its processor, whose energy alone the system tells.
         batched: it runs several images at once.
         estimated: its times are calculated, not measured.
         facts: of `(target)`: more of what its times are of, in place of this machine's.
@@ -48,6 +49,7 @@ class Device:
     package: str = ""
     extra: str = ""
     here: bool = True
+    gpu: bool = False
     batched: bool = True
     estimated: bool = False
     facts: str | Callable[[Any], dict[str, Any]] | None = None
@@ -122,6 +124,7 @@ _OURS = (
         ("fp32",),
         f"{_ROOM}.onnxruntime_gpu:open_cuda",
         "onnxruntime",
+        gpu=True,
         ready=f"{_ROOM}.onnxruntime_gpu:missing_cuda",
     ),
     Device(
@@ -130,6 +133,7 @@ _OURS = (
         ("fp32",),
         f"{_ROOM}.onnxruntime_gpu:open_tensorrt",
         "onnxruntime",
+        gpu=True,
         ready=f"{_ROOM}.onnxruntime_gpu:missing_tensorrt",
     ),
     Device(
@@ -194,6 +198,7 @@ _OURS = (
         ("fp32", "fp16", "bf16"),
         f"{_ROOM}.pytorch:open_cuda",
         "torch",
+        gpu=True,
         ready=f"{_ROOM}.pytorch:missing_cuda",
     ),
     Device(
@@ -202,6 +207,7 @@ _OURS = (
         ("fp32", "fp16", "bf16"),
         f"{_ROOM}.pytorch:open_cuda_compiled",
         "torch",
+        gpu=True,
         ready=f"{_ROOM}.pytorch:missing_cuda",
     ),
 )

@@ -76,7 +76,8 @@ def time_calls(
                     meter.spent_mj()
                     stretch = _stretch(call, stretch_seconds)
                     spent = meter.spent_mj()
-                    energies[i] += [] if spent is None else [spent / len(stretch)]
+                    if spent is not None and not getattr(call, "on_gpu", False):
+                        energies[i].append(spent / len(stretch))
                 else:
                     stretch = elsewhere(stretch_seconds)
             medians[i].append(median(stretch))

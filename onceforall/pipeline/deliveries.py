@@ -124,7 +124,9 @@ def specialize_all(
     for target, folder in folders.items():
         for limits in budgets[target]:
             for name in limits.told:
-                if target.known.here and not (name == ENERGY and tells_energy()):
+                known = target.known
+                told = name == ENERGY and tells_energy() and not known.gpu
+                if known.here and not told:
                     who = "" if name == ENERGY else "; vela does"
                     raise InputError(f"limit {name}: {target} does not tell it here{who}")
         before[target] = [

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from onceforall.precision import float32
+
 ESTIMATORS = ("pooled", "batch-mean")
 PART = 2**18  # numbers that are squared at a time: they stay in the processor's cache
 
@@ -49,11 +51,12 @@ def calibrate(
         norm.track_running_stats = False  # normalise by the batch, update nothing
     images = 0
     try:
-        for batch in batches:
-            if len(batch) < 2:
-                raise ValueError("calibrate: a batch of one image has no variance of its own")
-            images += len(batch)
-            network(batch)
+        with float32():
+            for batch in batches:
+                if len(batch) < 2:
+                    raise ValueError("calibrate: a batch of one image has no variance of its own")
+                images += len(batch)
+                network(batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -69,7 +72,8 @@ def calibrate(
 
 
 class _Sums:
-    """Sums over values of per-batch means, squared means and biased variances, in float64."""
+    """Sums over values of per-batch means, squared means and biased variances, in float64, where
+    the network is: no batch waits for a GPU."""
 
     def __init__(self) -> None:
         self.values = 0  # of one channel
@@ -77,7 +81,7 @@ class _Sums:
 
     def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]  # (N, C) or (N, C, ...)
-        variance, mean = (t.double().cpu() for t in _variance_and_mean(x.float()))
+        variance, mean = (t.double() for t in _variance_and_mean(x.float()))
         n = x.numel() // x.shape[1]
         self.values += n
         self.mean = self.mean + n * mean

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onceforall.precision import float32
 from onceforall.supernet.tasks import TOP1, Metric, Score
 
 
@@ -22,12 +23,14 @@ def evaluate(
 ) -> Score:
     """Runs `network` as it is (in evaluation mode, calibrated) over (images, targets) batches.
 
-    Sums are added up where the outputs are, and waited for once, at the end.
+    Sums are added up where the outputs are, and waited for once, at the end. A GPU, too, computes
+    in float32.
     """
     total: Tensor | None = None
     n = 0
-    for images, targets in batches:
-        sums = metric.sums(network(images), targets)
-        total = sums if total is None else total + sums
-        n += len(images)
+    with float32():
+        for images, targets in batches:
+            sums = metric.sums(network(images), targets)
+            total = sums if total is None else total + sums
+            n += len(images)
     return Score.of(metric, total, n)

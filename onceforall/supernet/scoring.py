@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onceforall.data import Data, Images, Request, in_order
-from onceforall.data.batches import put
+from onceforall.data.batches import on, put
 from onceforall.errors import InputError, choices
 from onceforall.progress import track
 from onceforall.space import Arch
@@ -65,7 +65,7 @@ def unlabelled_batches(
     count = -(-len(chosen) // CALIBRATION_BATCH)
     requests = (Request(part.tolist(), resolution) for part in np.array_split(chosen, count))
     enough = False
-    for x, _ in images.stream(requests):
+    for x, _ in on(images, place_of(network)).stream(requests):
         if len(x) > 1:  # of some, all but one may be unreadable
             enough = True
             yield place(x)
@@ -89,7 +89,7 @@ def score(
     end = len(images) if limit is None else min(start + limit, len(images))
     place = placing(network)
     device = place_of(network)
-    batches = images.stream(in_order(range(start, end), batch, resolution))
+    batches = on(images, device).stream(in_order(range(start, end), batch, resolution))
     if progress is not None:
         batches = track(batches, progress, -(-(end - start) // batch))
     return evaluate(network, ((place(x), put(y, device)) for x, y in batches), metric)

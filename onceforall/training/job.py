@@ -25,7 +25,7 @@ from onceforall.training.alone import Alone
 from onceforall.training.curricula import Curriculum, Phase, curriculum
 from onceforall.training.dropping import branches, dropping
 from onceforall.training.feed import Feed, mixed
-from onceforall.training.fitting import LEAST, parts_that_fit, seconds_of
+from onceforall.training.fitting import LEAST, fits, parts_that_fit, seconds_of
 from onceforall.training.keeper import Keeper
 from onceforall.training.logs import Log, Reading, memory_bytes, need_board, scores_shown
 from onceforall.training.modes import Modes
@@ -39,7 +39,8 @@ from onceforall.training.settings import AUTO, Settings
 from onceforall.training.state import State
 from onceforall.training.teacher import Teacher
 
-PROBED = 16  # images, of a precision that is tried
+PROBED = 16  # images at most, of a precision that is tried on a CPU
+BATCHES = 3  # of images that are on their way at a time
 CLEARLY = 0.95  # of fp32's time, at most: half of the numbers are worth it only then
 
 
@@ -121,26 +122,52 @@ class Job:
         if self.settings.accumulate is not None or not cuda or "accumulate" in facts:
             return
         share = self.settings.batch_size // self.shares
-        facts["accumulate"] = max(self.group.gather(parts_that_fit(self._attempt, share)))
+        beside = self._beside(share)
+
+        def attempt(images: int) -> None:
+            kept = torch.empty(beside, dtype=torch.uint8, device=self.group.device)
+            self._attempt(images)
+            del kept
+
+        facts["accumulate"] = max(self.group.gather(parts_that_fit(attempt, share)))
         if facts["accumulate"] > 1 and self.group.first:
             say(f"each batch is run in {facts['accumulate']} parts, as many as the memory asks for")
 
+    def _beside(self, share: int) -> int:
+        """Bytes of a GPU that one backward pass leaves out of account: the teacher, the optimiser's
+        numbers that are not there yet, a few batches of images, and a tenth for the allocator."""
+        weights = sum(p.numel() * p.element_size() for p in self.student.parameters())
+        adaptive = self.settings.optimizer == "adamw"
+        taught = any(phase.taught_by_teacher for phase in self.curriculum.phases)
+        largest = self.student.space.largest().resolution
+        images = BATCHES * share * self.family.in_channels * largest**2 * 4
+        tenth = torch.cuda.get_device_properties(self.group.device).total_memory // 10
+        return (2 * adaptive + taught) * weights + images + tenth
+
     def settle(self, known: str | None = None) -> None:
-        """Chooses the precision where the settings leave it open, once for a run, before the
-        optimiser's numbers come back: they lie in memory as weights of that precision do.
+        """Chooses the precision where the settings leave it open, once for a run, and places the
+        networks as it wants them, and the optimiser's numbers as the weights lie.
 
         Args:
             known: what was chosen when the run began.
         """
         if self.settings.precision != AUTO:
             return
-        self.modes.precision = self.state.facts["precision"] = known or self._faster()
+        self._use(known or self._faster())
+        self.state.facts["precision"] = self.modes.precision
+        if self.teacher is not None:
+            self.modes.place(self.teacher.network)
+        self.state.optimizer = optimizer_of(self.student, self.settings)
+
+    def _use(self, precision: str) -> None:
+        self.modes.precision = precision
         self.modes.place(self.student)
 
     def _faster(self) -> str:
         """bf16 where the processes together find a backward pass clearly faster in it."""
         share = self.settings.batch_size // self.shares // self.accumulate
-        every = self.group.gather(self._probed(max(LEAST, min(share, PROBED))))
+        most = share if self.group.device.type == "cuda" else min(share, PROBED)
+        every = self.group.gather(self._probed(max(LEAST, most)))
         fp32, bf16 = (sum(found[name] for found in every) for name in ("fp32", "bf16"))
         found = "bf16" if bf16 < CLEARLY * fp32 else "fp32"
         if self.group.first:
@@ -151,16 +178,13 @@ class Job:
         return found
 
     def _probed(self, images: int) -> dict[str, float]:
-        try:
-            return seconds_of({p: partial(self._probe, p, images) for p in ("fp32", "bf16")})
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            if images <= LEAST:
-                raise
-            return self._probed(images // 2)
+        """Seconds of each precision, with as many of the images as fit."""
+        while images // 2 >= LEAST and not fits(partial(self._probe, images)):
+            images //= 2
+        ways = dict.fromkeys(("fp32", "bf16"), partial(self._probe, images))
+        return seconds_of(ways, self._use)
 
-    def _probe(self, precision: str, images: int) -> None:
-        self.modes.precision = precision
+    def _probe(self, images: int) -> None:
         self._attempt(images)
         if self.group.device.type == "cuda":
             torch.cuda.synchronize()
@@ -172,12 +196,14 @@ class Job:
         size = (images, self.family.in_channels, largest.resolution, largest.resolution)
         buffers = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
         self.student.train()
-        with self.objective.autocast():
-            found = self._run(torch.zeros(size, device=self.group.device), largest)
-        found.float().square().mean().backward()
-        self.student.zero_grad(set_to_none=True)
-        for buffer, before in buffers:  # statistics of a network that is trained alone
-            buffer.copy_(before)
+        try:
+            with self.objective.autocast():
+                found = self._run(torch.zeros(size, device=self.group.device), largest)
+            found.float().square().mean().backward()
+        finally:
+            self.student.zero_grad(set_to_none=True)
+            for buffer, before in buffers:  # statistics of a network that is trained alone
+                buffer.copy_(before)
 
     def _start_from(self, path: Path) -> None:
         """Puts a trained network's weights into the largest network, and makes that network the
@@ -335,8 +361,8 @@ class Job:
                 f"begun with {self.shares} processes: each runs {self.shares // self.group.size}"
                 " shares of a batch, one after the other"
             )
+        self.feed = self.group.together(self._feed)  # images that are held take memory first
         self._fit()
-        self.feed = self.group.together(self._feed)
         self.log = Log(self.folder)
         if self.group.first:
             self.log.cut(self.state.step)

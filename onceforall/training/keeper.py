@@ -7,8 +7,12 @@ may begin there, `folder` knows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from onceforall.data import Data
 from onceforall.errors import InputError, choices
@@ -61,7 +65,7 @@ class Keeper:
 
     def save(self) -> None:
         """A checkpoint to resume from, unless there are weights beyond all numbers by now."""
-        if self.group.first and all(p.isfinite().all() for p in self.student.parameters()):
+        if self.group.first and _finite(self.student.parameters()):
             facts = {"family": self.student.family.name}
             if self.arch is not None:
                 facts["arch"] = self.arch
@@ -167,3 +171,8 @@ class Keeper:
                 save_network(path, network, student.family, student.arch, facts, overwrite=True)
             else:
                 save_supernet(path, student, facts, overwrite=True)
+
+
+def _finite(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether all numbers are; a GPU is waited for once."""
+    return bool(torch.stack([p.isfinite().all() for p in parameters]).all())

@@ -21,6 +21,7 @@ from torch import Tensor
 from onceforall import __version__
 from onceforall.data import Data
 from onceforall.errors import Stopped
+from onceforall.precision import float32
 from onceforall.progress import Bar, bar, say
 from onceforall.training import checkpoints, folder
 from onceforall.training.alone import Alone
@@ -206,18 +207,12 @@ def note(job: Job, phase: Phase, reading: Reading) -> str:
 def numbers(settings: Settings) -> Iterator[None]:
     """PyTorch with the settings' number of threads, and matrices in TF32 where they say so."""
     threads = torch.get_num_threads()
-    precision = torch.get_float32_matmul_precision()
-    convolutions = torch.backends.cudnn.allow_tf32
-    fast = settings.precision == "tf32"
     torch.set_num_threads(settings.threads or threads)
-    torch.set_float32_matmul_precision("high" if fast else "highest")
-    torch.backends.cudnn.allow_tf32 = fast
     try:
-        yield
+        with float32(tf32=settings.precision == "tf32"):
+            yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextmanager

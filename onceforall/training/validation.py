@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from onceforall.data import Data, in_order
+from onceforall.data.batches import on, put
 from onceforall.errors import InputError
 from onceforall.space import Arch, Space
 from onceforall.supernet import calibrate, evaluate, placing, unlabelled_batches
@@ -61,8 +62,8 @@ def score(network: nn.Module, resolution: int, data: Data, metric: Metric, group
     calibrated(network, resolution, data)
     n = min(IMAGES, len(data.validation))
     mine = range(group.rank, n, group.size) if n >= group.size else range(n)
-    images = data.validation.stream(in_order(mine, BATCH, resolution))
-    found = evaluate(network, ((place(x), y) for x, y in images), metric)
+    images = on(data.validation, group.device).stream(in_order(mine, BATCH, resolution))
+    found = evaluate(network, ((place(x), put(y, group.device)) for x, y in images), metric)
     if found.sums is None:
         raise InputError("validation: none of its images can be read")
     return metric.values(group.sum(found.sums).cpu())[metric.name]
