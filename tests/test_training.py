@@ -29,7 +29,7 @@ from onceforall.families.layers import Layer, layer
 from onceforall.families.mobilenetv3 import MobileNetV3
 from onceforall.pipeline import open_run
 from onceforall.space import Arch
-from onceforall.supernet import calibrated, checkpoint, load_supernet, score
+from onceforall.supernet import calibrated, checkpoint, load_network, load_supernet, score
 from onceforall.training import Settings, load_settings, loop
 from onceforall.training import folder as run_folder
 from onceforall.training.feed import Batch
@@ -193,6 +193,16 @@ def test_archs_with_images_of_their_own_learn_from_those(tmp_path: Path, digits:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_mean_of_the_weights_teaches(tmp_path: Path, digits: Data) -> None:
+    """As it is validated and kept at the end of the phase before."""
+    phases = "{name: a, steps: 4, lr: 0.1}, {name: b, steps: 2, lr: 0.1, kernel: 2, distil: 1.0}"
+    training.train(tmp_path / "run", recipe(tmp_path, f"phases=[{phases}]", "ema=0.9"), digits)
+    kept = load_supernet(tmp_path / "run" / "checkpoints" / "phase-0-a.safetensors")[0]
+    teacher = load_network(tmp_path / "run" / "teacher.safetensors")[0]
+    for name, parameter in teacher.named_parameters():
+        assert torch.equal(parameter, kept.network.get_parameter(name)), name
 
 
 def test_what_no_arch_has_is_left_alone(tmp_path: Path, digits: Data) -> None:

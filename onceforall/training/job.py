@@ -271,7 +271,8 @@ class Job:
     def begin(self, phase: Phase) -> None:
         """A phase's first step is next."""
         if phase.taught_by_teacher and self.teacher is None:
-            self.make_teacher()
+            with self.state.averaged():  # as it is validated
+                self.make_teacher()
             self.save_teacher()
         if phase.sort_channels is not None:
             self.student.sort_channels(**phase.sort_channels)
