@@ -86,6 +86,7 @@ def main() -> None:
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)
         if name == "score":
+            command.add_argument("--label", default="", help="what the tables' names end with")
             figures.add_option(command)
             continue
         command.add_argument("set", choices=SETS)
@@ -238,7 +239,8 @@ def score_all(given: argparse.Namespace) -> None:
                 write_json(scored, _tested(read_json(path), path.parent))
             rows.append({**read_json(path), "test": read_json(scored)})
         if rows:
-            tables[f"photos-{cells.parent.name}-{cells.name}"] = shown = table(rows)
+            name = f"photos-{cells.parent.name}-{cells.name}{given.label}"
+            tables[name] = shown = table(rows)
             print(f"\n{shown}", flush=True)
     figures.write(given.out, tables, "timm")
 

@@ -35,6 +35,8 @@ def refuse_existing(path: Path, overwrite: bool = False) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise InputError(f"{path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written: the folder {parent} does not allow it")
 
 
 def exists(path: Path) -> bool:
@@ -52,9 +54,12 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, overwrite: bo
     writer of this path left that was killed meanwhile is removed first.
     """
     refuse_existing(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent, path.name)
-    folder, handle = _working_folder(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        folder, handle = _working_folder(path)
+    except OSError as error:  # names the file that was asked for, not what was to be beside it
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         temporary = folder / path.name
         write(temporary)

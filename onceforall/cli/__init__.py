@@ -107,6 +107,8 @@ def main() -> None:
             _refuse(_mistake(error), "NoArgs" in type(error).__name__)
         if os.environ.get("ONCEFORALL_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            _fail(f"{error.filename}: {error.strerror}", 2)
         hint = "(ONCEFORALL_TRACEBACK=1 shows where)"
         _fail(f"{type(error).__name__}: {error} {hint}", 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from onceforall.cli.common import Json, emit
 from onceforall.cli.nets import Net, NoRecord, Weights, file_facts, labelled, numbers
 from onceforall.cli.networks import Batch, On, Resolution, resolved
 from onceforall.errors import InputError, choices
+from onceforall.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +136,8 @@ def evaluate(
     images, classes = scored.images, scored.classes
     if len(classes) != judged.classes:
         raise InputError(f"--data: {data} has {len(classes)} classes, the network {judged.classes}")
+    if group.first:
+        _warn(net, judged, calibrate, classes, data)
     if calibrate and scored.unlabelled is not None:
         batches = supernet.unlabelled_batches(scored.unlabelled, size, calibrate, module)
         supernet.calibrate(module, batches, estimator)
@@ -170,6 +174,28 @@ def evaluate(
         + (f"; {len(unreadable)} unreadable images left out" if unreadable else "")
         + ("" if kept is None else f"\nkept in {kept}"),
     )
+
+
+def _warn(net: str, judged: _Judged, calibrate: int, classes: Sequence[str], data: str) -> None:
+    """Says what would make the score that of something else than is meant."""
+    from onceforall import interop
+    from onceforall.export import Opened
+    from onceforall.supernet.scoring import CALIBRATION_IMAGES
+
+    named = judged.named
+    source = None if isinstance(named, Opened) else named.weights
+    if not calibrate and source is not None and interop.kind_of(source) == "supernet":
+        say(
+            f"{net}: is taken out of a supernet, and its batch norms may have no statistics of its"
+            f" own, without which scores are low: --calibrate {CALIBRATION_IMAGES} measures them"
+        )
+    own = [str(name) for name in judged.data.get("classes", ())]
+    if own and classes and own != list(classes):
+        i = next(i for i, (a, b) in enumerate(zip(own, classes, strict=True)) if a != b)
+        say(
+            f"--data: {data}: class {i} is {classes[i]!r}, of the network {own[i]!r}; classes are"
+            " taken to be the same in their order"
+        )
 
 
 class _Judged(NamedTuple):

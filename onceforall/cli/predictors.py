@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 fit = typer.Typer(
     name="fit",
-    help="Fits a predictor of accuracy or latency on records, and says its held-out error.",
+    help="Fits a predictor of accuracy or latency on records, and says its held-out error.\n\n"
+    "Example: onceforall fit accuracy accuracy.csv --out accuracy.npz",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -197,6 +198,8 @@ def predict(
     files.refuse_existing(out)
     loaded = predictors.load(predictor)
     sheet = room.read_archs(archs, loaded.space)
+    if not len(sheet.population):
+        raise InputError(f"{archs}: has no archs")
     new = ("prediction", "uncertainty", "extrapolates")
     taken = [name for name in new if name in sheet.columns]
     if taken:

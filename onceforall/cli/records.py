@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 records = typer.Typer(
     name="records",
-    help="Collects records: accuracies of a supernet's archs, latencies on a device.",
+    help="Collects records: accuracies of a supernet's archs, latencies on a device.\n\n"
+    "Example: onceforall records accuracy runs/mine",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

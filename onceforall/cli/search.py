@@ -112,8 +112,14 @@ def search(
     origin, searched = _searched(space, accuracy, resolutions)
     try:
         bound = LowerBound(loaded(accuracy, searched), risk)
+        if bound.predictor.unit == "ms":
+            raise InputError(f"--accuracy: {accuracy}: predicts ms, of which the most is the worst")
         checker = checker_of(bound, second, searched)
         values = {each.name: quantity_of(each, searched, origin) for each in typed}
+        for each in typed:
+            unit = values[each.name][1]
+            if each.name == "latency" and unit not in ("ms", None):
+                raise InputError(f"--limit latency: {each.source} predicts {unit}, not ms")
     except ResolutionError as error:
         named = [accuracy, second, *(each.source for each in typed)]
         raise InputError(f"{error}; {_offered(searched, error, named)}") from None

@@ -80,6 +80,9 @@ class Normalisation:
                 if not math.isfinite(value) or (name == "std" and value <= 0):
                     wanted = "a finite number" if name == "mean" else "a finite number above 0"
                     raise InputError(f"{name}: {value:g} is not {wanted}")
+        for value in self.mean:
+            if abs(value) > 1:
+                raise InputError(f"mean: {value:g}: pixels are numbers from 0 to 1, not to 255")
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.on(x.device)(x.clone())

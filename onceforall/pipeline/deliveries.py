@@ -153,7 +153,10 @@ def specialize_all(
         start = journal.start(str(target))
         found = [card for card in before[target] if card is not None]
         if start is None and len(found) == len(budgets[target]):
-            say(f"{target}: all was delivered before, to {folder}")
+            say(
+                f"{target}: all was delivered before, to {folder}; to search anew, also with other"
+                " options, remove it or name another folder"
+            )
             cards += found
             continue
         evidence = gather_evidence(
@@ -252,14 +255,16 @@ def budgets_of(
     named = dict.fromkeys(target.device for target in targets)
     times: dict[str, list[float | None]] = {device: [] for device in named}
     for latency in latencies:
-        device, _, value = str(latency).rpartition("=")
-        if device and device not in named:
+        device, equals, value = str(latency).rpartition("=")
+        if equals and device not in named:
             raise InputError(
                 f"{spelled('max_latency')}: {latency}: no such device is asked for; there are"
                 f" {choices(named)}"
             )
         for name in [device] if device else named:
-            times[name].append(number("max_latency", value, "ms"))
+            time = number("max_latency", value, "ms")
+            if time not in times[name]:
+                times[name].append(time)
     for device in named:
         if not times[device] and latencies and all(value is None for value in rest.values()):
             raise InputError(f"{spelled('max_latency')}: none is for {device}")

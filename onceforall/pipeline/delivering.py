@@ -215,10 +215,21 @@ def delivered_before(
     """The card of the network that was delivered to the folder; None: none was.
 
     Raises:
-        InputError: as `refuse_other_networks`.
+        InputError: as `refuse_other_networks`, or its file is not as it was delivered.
     """
     refuse_other_networks(out, supernet, target, limits, prior)
-    return Card.from_dict(read_json(out / CARD), metric) if out.exists() else None
+    if not out.exists():
+        return None
+    card = Card.from_dict(read_json(out / CARD), metric)
+    form = target.delivered_format
+    path = out / f"network{form.suffix}"
+    missing = [file for file in form.files(path) if not file.exists()]
+    if missing or (card.file_digest and form.digest(path) != card.file_digest):
+        raise InputError(
+            f"{missing[0] if missing else path}: is not as it was delivered; remove {out} to have"
+            " it written anew"
+        )
+    return card
 
 
 def reference(evidence: Evidence, name: str, arch: Arch, out: Path) -> Card:
