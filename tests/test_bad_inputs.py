@@ -112,6 +112,7 @@ evaluate G/network.safetensors --data G/words       | no images in it
 evaluate G/network.safetensors --data digits --split dev     | --split: 'dev' is not one of
 evaluate nowhere --data digits --no-record          | 'nowhere' is no file
 evaluate G/network.safetensors --data digits --mean 0.5      | --mean and --std go together
+evaluate G/network.safetensors --data digits --mean 128 --std 128 | mean: 128: pixels are
 evaluate G/network.safetensors --data digits --mean x --std 1 | --mean: 'x' is not a list of numbers
 evaluate G/network.safetensors --data digits --mean 1,2 --std 1,1,1 | mean
 evaluate G/network.safetensors --data digits --mean nan --std 1     | mean
@@ -203,6 +204,8 @@ search --accuracy G/accuracy.npz --limit macs=2M..1M | exclude each other
 search --accuracy G/accuracy.npz --limit macs=1M --limit macs=2M | given twice
 search --accuracy G/accuracy.npz --limit latency=5ms | names no predictor
 search --accuracy G/accuracy.npz --limit latency=G/none.npz:5ms | none.npz: no such file
+search --accuracy G/latency.npz                     | predicts ms, of which the most is the worst
+search --accuracy G/accuracy.npz --limit latency=G/accuracy.npz:70 | predicts %, not a time
 search --accuracy G/accuracy.npz --limit latency=G/latency.npz:1MB | --limit latency: '1MB'
 search --accuracy G/accuracy.npz --limit latency=G/latency.npz:1ns | --limit latency: '1ns'
 search --accuracy G/accuracy.npz --limit latency=G/few.npz:1ms | --resolutions 20,24 takes
@@ -330,6 +333,7 @@ specialize                                          | Missing argument
 specialize none --max-latency 5ms                   | none: no such run
 specialize none --max-latency 5ms --prior nowhere   | none: no such run
 specialize G/run                                    | limits: none given
+specialize G/run --max-latency =5ms                 | --max-latency: =5ms: no such device
 specialize G/run --max-latency soon                 | --max-latency: 'soon' is not a number
 specialize G/run --max-latency 1MB                  | --max-latency: '1MB'
 specialize G/run --max-latency 0ms                  | latency_ms: 0 is not above 0

@@ -44,7 +44,7 @@ HOW_TO = (
     "coming-from.md",
 )
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")])
-OTHERS = {"--max-restarts", "--nproc-per-node"}  # of torchrun
+OTHERS = {"--max-restarts", "--nnodes", "--nproc-per-node"}  # of torchrun
 FENCE = re.compile(
     r"(?:^<!-- test:? ?(?P<how>[^>]*?) ?-->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```",
     re.M | re.S,

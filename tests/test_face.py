@@ -96,6 +96,21 @@ def test_what_was_delivered_is_found_again(run: Run, capsys: pytest.CaptureFixtu
     assert sorted(run.folder.rglob("*")) == files
 
 
+def test_a_delivered_file_that_was_changed_is_refused(run: Run) -> None:
+    card = run.specialize(max_latency="5ms")
+    path = Path(card.folder) / str(card.file)
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1])
+    try:
+        with pytest.raises(InputError, match=r"network.onnx: is not as it was delivered; remove"):
+            run.specialize(max_latency="5ms")
+        path.unlink()
+        with pytest.raises(InputError, match=r"network.onnx: is not as it was delivered; remove"):
+            run.specialize(max_latency="5ms")
+    finally:
+        path.write_bytes(kept)
+
+
 def test_mistakes_are_named_as_they_were_given(run: Run) -> None:
     with pytest.raises(InputError, match=r"^max_latency: 'soon' is not a number with a unit"):
         run.specialize(max_latency="soon")

@@ -1,5 +1,6 @@
 """Files: whole or not at all, and nothing left behind, whatever ends the writer."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from onceforall.errors import InputError
 from onceforall.files import remove_leftovers, write_atomically, write_text
 
 WRITER = """
@@ -89,6 +91,17 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="full"):
         write_atomically(tmp_path / "x[1].bin", fail)
     assert names(tmp_path) == []
+
+
+def test_what_cannot_be_written_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File name too long") as raised:
+        write_atomically(tmp_path / "there" / ("x" * 250), lambda path: None)
+    assert raised.value.filename == str(tmp_path / "there" / ("x" * 250))
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    if not os.access(closed, os.W_OK):  # as root, all may be written
+        with pytest.raises(InputError, match="closed does not allow it"):
+            write_atomically(closed / "x", lambda path: None)
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:

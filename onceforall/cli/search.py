@@ -118,8 +118,8 @@ def search(
         values = {each.name: quantity_of(each, searched, origin) for each in typed}
         for each in typed:
             unit = values[each.name][1]
-            if each.name == "latency" and unit not in ("ms", None):
-                raise InputError(f"--limit latency: {each.source} predicts {unit}, not ms")
+            if each.name == "latency" and unit == "%":
+                raise InputError(f"--limit latency: {each.source} predicts %, not a time")
     except ResolutionError as error:
         named = [accuracy, second, *(each.source for each in typed)]
         raise InputError(f"{error}; {_offered(searched, error, named)}") from None
