@@ -252,7 +252,7 @@ def _text(
             str(n),
             f"{row['accuracy']:.4g}",
             *(f"{row[key]:.3g}" for key in more),
-            *(f"{row['limits'][name]:,.6g}" for name in names),
+            *(_shown(row["limits"][name]) for name in names),
             row["arch"],
         ]
         for n, row in enumerate(rows, 1)
@@ -276,3 +276,8 @@ def _text(
     if any(row["extrapolates"] for row in rows):
         text += "\nsome lie outside the range of the predictor's records: measure before relying"
     return text
+
+
+def _shown(value: float) -> str:
+    """Counts whole, other numbers to six digits."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
