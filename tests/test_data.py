@@ -142,6 +142,14 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     assert open_image(tmp_path / "a.jpg", 1).size == (20, 30)
 
 
+def test_images_of_floating_point_numbers_are_refused(tmp_path: Path) -> None:
+    """Converted as they are, those from 0 to 1 would be black."""
+    path = tmp_path / "a.tiff"
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(path)
+    with pytest.raises(InputError, match=r"a\.tiff: cannot be read .* floating-point numbers"):
+        open_image(path, 1)
+
+
 def test_grey_images_of_16_bits_keep_their_contrast(tmp_path: Path) -> None:
     values = np.array([[0, 256, 25_600, 65_535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")

@@ -44,6 +44,8 @@ def _eight_bits(image: Any) -> Any:
     Of grey it would cut off values at 255, and nearly all would be white."""
     from PIL import Image
 
+    if image.mode == "F":  # of what range, nobody says
+        raise ValueError("its pixels are floating-point numbers, not 8 or 16 bits")
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
